@@ -1,0 +1,22 @@
+PACKAGES := $(notdir $(wildcard packages/*))
+EXAMPLES := $(wildcard packages/*/examples/*.py)
+
+.PHONY: check lint types edges test examples isolated wheels
+check: lint types edges test
+lint:
+	uv run ruff check . && uv run ruff format --check .
+types:
+	uv run mypy
+edges:
+	uv run lint-imports && uv run --no-project python tools/check_edges.py
+	! find packages -path '*/src/nanorlhf/__init__.py' | grep .
+test:
+	uv run pytest
+examples: $(EXAMPLES:%=run-%)
+run-%:
+	uv run python $*
+isolated: $(PACKAGES:%=isolated-%)
+isolated-%:
+	uv run --locked --package $* --isolated --no-editable --group test pytest packages/$*
+wheels:
+	uv build --all-packages --no-sources

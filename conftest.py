@@ -1,0 +1,39 @@
+"""Options and skips shared by every suite."""
+
+import importlib.util
+import os
+
+import pytest
+
+if importlib.util.find_spec("torch") is not None:
+    import torch
+
+    if not torch.cuda.is_available():
+        # Read when a kernel is decorated, so it must be set before any module with kernels is imported.
+        os.environ.setdefault("TRITON_INTERPRET", "1")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add ``--slow``."""
+    parser.addoption("--slow", action="store_true", help="also run tests that take more than 5 s")
+
+
+def device_count() -> int:
+    """Return how many CUDA devices this machine has; 0 without torch."""
+    if importlib.util.find_spec("torch") is None:
+        return 0
+    return torch.cuda.device_count()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Skip what this machine or this run has no room for, and say why."""
+    devices = device_count()
+    for item in items:
+        if item.get_closest_marker("slow") and not config.getoption("--slow"):
+            item.add_marker(pytest.mark.skip(reason="slow; run with --slow"))
+        if item.get_closest_marker("gpu") and devices < 1:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+        marker = item.get_closest_marker("multi_gpu")
+        if marker and devices < marker.args[0]:
+            reason = f"needs {marker.args[0]} CUDA devices; this machine has {devices}"
+            item.add_marker(pytest.mark.skip(reason=reason))

@@ -1,0 +1,1 @@
+"""Triton kernels for language model training and inference, each with a PyTorch reference."""

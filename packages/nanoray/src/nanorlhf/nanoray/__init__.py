@@ -1,0 +1,1 @@
+"""A small distributed engine: tasks, actors, shared-memory objects, placement groups."""

@@ -1,0 +1,1 @@
+"""Arrow-style zero-copy datasets and the .nano file format."""

@@ -1,0 +1,1 @@
+"""Data, tensor and pipeline parallel training of Hugging Face decoders."""

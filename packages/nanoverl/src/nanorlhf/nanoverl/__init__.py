@@ -1,0 +1,1 @@
+"""SFT, PPO and GRPO with one-step off-policy rollouts."""
