@@ -1,0 +1,104 @@
+"""Compiling a kernel for a GPU that is not there, and reading what the binary uses.
+
+A kernel that spills registers or asks for more shared memory than a block has is a mistake that
+shows without a GPU: Triton compiles for any target, and the disassembler it ships tells the rest.
+Triton must not be interpreting (``TRITON_INTERPRET`` unset when the kernels are imported).
+"""
+
+import re
+import subprocess
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from .dispatch import Kernel, is_interpreting
+
+SM_90 = 90
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+
+
+class Usage(NamedTuple):
+    """What one compiled kernel uses."""
+
+    registers: int
+    """Per thread."""
+    spills: int
+    """Instructions that store to or load from local memory."""
+    shared_bytes: int
+    """Shared memory of a block."""
+    tensor_core_instructions: int
+    """Matrix products on tensor cores (HGMMA and HMMA)."""
+
+
+def compile_kernel(
+    kernel: Kernel,
+    signature: Mapping[str, str],
+    *,
+    constants: Mapping[str, int | str | bool],
+    num_warps: int,
+    num_stages: int = 1,
+    capability: int = SM_90,
+) -> Usage:
+    """Compile ``kernel`` and return what it uses.
+
+    Args:
+        kernel: A jitted kernel.
+        signature: Triton type of each argument that is not a constant, such as ``"*bf16"``. Pointers
+            and strides are taken to be multiples of 16, as they are in practice.
+        constants: Value of each constexpr argument.
+        num_warps: Warps of a block.
+        num_stages: Depth of the software pipeline.
+        capability: Ten times the GPU's compute capability.
+
+    Raises:
+        RuntimeError: Triton is interpreting, so kernels do not exist.
+    """
+    if is_interpreting():
+        raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile; unset it before importing")
+    names = list(kernel.arg_names)  # type: ignore[attr-defined]
+    types = {name: "constexpr" if name in constants else signature[name] for name in names}
+    aligned = [
+        index
+        for index, name in enumerate(names)
+        if types[name].startswith("*") or name.startswith("stride_")
+    ]
+    source = ASTSource(
+        fn=kernel,
+        signature=types,
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(index,): [["tt.divisibility", 16]] for index in aligned},
+    )
+    binary = triton.compile(
+        source,
+        target=GPUTarget("cuda", capability, 32),
+        options={"num_warps": num_warps, "num_stages": num_stages},
+    )
+    return _usage(binary.asm["cubin"], shared_bytes=binary.metadata.shared)
+
+
+def _usage(cubin: bytes, *, shared_bytes: int) -> Usage:
+    """Return what a binary uses, from its header and its disassembly."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        header = _run("cuobjdump", "-res-usage", file.name)
+        assembly = _run("nvdisasm", file.name)
+    registers = re.search(r"REG:(\d+)", header)
+    assert registers is not None, f"cuobjdump printed no register count: {header!r}"
+    return Usage(
+        registers=int(registers[1]),
+        spills=len(re.findall(r"\b(?:STL|LDL)\b", assembly)),
+        shared_bytes=shared_bytes,
+        tensor_core_instructions=len(re.findall(r"\b(?:HGMMA|HMMA)\b", assembly)),
+    )
+
+
+def _run(tool: str, *args: str) -> str:
+    return subprocess.run(
+        [str(TOOLS / tool), *args], check=True, capture_output=True, text=True, timeout=120
+    ).stdout
