@@ -1,0 +1,283 @@
+"""Python and numpy values into compact arrays, the type read off *all* of the values.
+
+A whole column is looked at before its type is settled, so a null, a float among ints, or a key
+that only later rows have, needs no hint. Python ints become int64 (uint64 if one needs it), floats
+float64; numpy values keep their own width.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import reduce
+from itertools import chain
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, Bools, Nulls, Numbers
+from .bits import Bits, Mask
+from .convert import concat, convert
+from .errors import SchemaError
+from .gather import Ragged, offsets_of
+from .nested import Structs, Text, lists
+from .types import DType, Field, Number, Struct, Utf8, unify
+
+EXACT_FLOAT = 2**53
+"""Largest range of ints that float64 holds without gaps."""
+
+
+def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever a caller has
+    """Return the values as a compact array of the smallest type that holds all of them.
+
+    Args:
+        values: A sequence of None, bool, int, float, str, sequences, mappings and numpy values,
+            an array (one row per entry of its first axis), or a ``Ragged``.
+        field: Name of the values, for errors.
+
+    Raises:
+        SchemaError: A value has no column type, or two have no common one.
+
+    >>> str(build([[1, None], None, []]).dtype)
+    'list<int64>'
+    """
+    if isinstance(values, Array):
+        return values
+    if isinstance(values, Ragged):
+        return lists(values.offsets, _flat(np.asarray(values.values), field))
+    if isinstance(values, str | bytes | Mapping):
+        kind = type(values).__name__
+        raise SchemaError(field, f"a column is a sequence of values, not a {kind}; wrap it in a list")
+    if hasattr(values, "__array__"):
+        return _from_array(np.asarray(values), field)
+    rows = list(values)
+    kinds = set(map(type, rows)) - {type(None)}
+    if not kinds:
+        return Nulls(len(rows))
+    families = {_family(kind, field) for kind in kinds}
+    if families == {"array", "list"}:
+        rows, families = [list(r) if hasattr(r, "__array__") else r for r in rows], {"list"}
+    if len(families) > 1:
+        names = " and ".join(sorted(kind.__name__ for kind in kinds))
+        raise SchemaError(field, f"holds both {names}, which no one type holds; convert one")
+    return _MAKERS[families.pop()](rows, kinds, field)
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Structs:
+    """Return rows as one struct array whose fields are the columns, a missing key as null.
+
+    Raises:
+        SchemaError: As in ``build``, with the number of the row; or a row is not a mapping.
+    """
+    for i, row in enumerate(rows):
+        if not isinstance(row, Mapping):
+            raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
+    try:
+        return _fields(rows, "")
+    except SchemaError as error:
+        bad = first_bad(rows, lambda some: _fields(some, ""))
+        raise SchemaError(error.field, error.problem, row=bad) from None
+
+
+def columns(named: Mapping[str, Any]) -> Structs:
+    """Return named columns as one struct array.
+
+    Raises:
+        SchemaError: As in ``build``; or two columns differ in length.
+    """
+    children = {name: build(values, field=name) for name, values in named.items()}
+    lengths = {name: child.length for name, child in children.items()}
+    if len(set(lengths.values())) > 1:
+        raise SchemaError("", f"columns differ in length: {lengths}; give each as many values")
+    return struct(children, length=next(iter(lengths.values()), 0))
+
+
+def struct(children: Mapping[str, Array], *, length: int, valid: Mask | None = None) -> Structs:
+    """Return arrays as the fields of one struct array."""
+    dtype = Struct(tuple(Field(name, child.dtype) for name, child in children.items()))
+    return Structs(dtype, dict(children), length=length, valid=Bits.unless_all(valid))
+
+
+def first_bad(rows: Sequence[Any], attempt: Callable[[Sequence[Any]], object]) -> int:
+    """Return the first row with which ``attempt`` on the rows up to it raises a SchemaError.
+
+    A bisection: a prefix that fails still fails when it grows.
+    """
+    good, bad = 0, len(rows)
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        try:
+            attempt(rows[:middle])
+        except SchemaError:
+            bad = middle
+        else:
+            good = middle
+    return bad - 1
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _family(kind: type, field: str) -> str:
+    if issubclass(kind, bool | np.bool_):
+        return "bool"
+    if issubclass(kind, int | float | np.integer | np.floating):
+        return "number"
+    if issubclass(kind, str):
+        return "text"
+    if issubclass(kind, Mapping):
+        return "struct"
+    if issubclass(kind, list | tuple | range):
+        return "list"
+    if hasattr(kind, "__array__"):
+        return "array"
+    raise SchemaError(
+        field, f"{kind.__name__} is no column type; convert to bool, int, float, str, list or dict"
+    )
+
+
+def _validity(rows: list[Any]) -> Mask | None:
+    mask = np.fromiter((row is not None for row in rows), np.bool_, len(rows))
+    return None if mask.all() else mask
+
+
+def _filled(rows: list[Any], fill: object) -> list[Any]:
+    return [fill if row is None else row for row in rows]
+
+
+def _bools(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    del kinds, field
+    valid = _validity(rows)
+    bits = Bits.pack(np.array(_filled(rows, False), np.bool_))
+    return Bools(bits, length=len(rows), valid=Bits.unless_all(valid))
+
+
+def _numbers(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    valid = _validity(rows)
+    full = rows if valid is None else _filled(rows, 0)
+    dtype = reduce(lambda a, b: unify(a, b, field=field), map(_number_type, kinds))
+    assert isinstance(dtype, Number)
+    if dtype.numpy.kind == "f" and any(not issubclass(k, float | np.floating) for k in kinds):
+        _refuse_inexact(full, field)
+    try:
+        values = np.array(full, dtype.numpy)
+    except OverflowError:
+        dtype = Number("uint64")
+        try:
+            values = np.array(full, np.uint64)
+        except OverflowError:
+            low, high = min(full), max(full)
+            rule = f"the ints {low} .. {high} fit neither int64 nor uint64; store them as str"
+            raise SchemaError(field, rule) from None
+    return Numbers(dtype, values, valid=Bits.unless_all(valid))
+
+
+def _number_type(kind: type) -> DType:
+    if issubclass(kind, np.generic) and kind is not np.longdouble:
+        return Number(np.dtype(kind).name)
+    return Number("int64" if issubclass(kind, int) else "float64")
+
+
+def _refuse_inexact(rows: list[Any], field: str) -> None:
+    for value in rows:
+        if isinstance(value, int | np.integer) and abs(int(value)) > EXACT_FLOAT:
+            rule = f"{value} stands among floats and float64 does not hold it; store them as str"
+            raise SchemaError(field, rule)
+
+
+def _text(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    del kinds
+    valid = _validity(rows)
+    try:
+        encoded = [row.encode() for row in (rows if valid is None else _filled(rows, ""))]
+    except UnicodeEncodeError as error:
+        rule = f"a str with the lone surrogate {error.object[error.start]!r} is not UTF-8; mend it"
+        raise SchemaError(field, rule) from None
+    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+    data = np.frombuffer(b"".join(encoded), np.uint8)
+    child = Numbers(Number("uint8"), data)
+    return Text(Utf8(), offsets_of(lengths), child, valid=Bits.unless_all(valid))
+
+
+def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    del kinds
+    valid = _validity(rows)
+    full = rows if valid is None else _filled(rows, ())
+    lengths = np.fromiter(map(len, full), np.int64, len(full))
+    child = build(list(chain.from_iterable(full)), field=f"{field}[]")
+    return lists(offsets_of(lengths), child, valid=valid)
+
+
+def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    """Numpy arrays, or what turns into them: one list per row."""
+    arrays = [None if row is None else np.asarray(row) for row in rows]
+    ndims = {a.ndim for a in arrays if a is not None}
+    if len(ndims) > 1:
+        raise SchemaError(field, f"holds arrays of {sorted(ndims)} dimensions; give all one number")
+    ndim = ndims.pop()
+    if ndim == 0:
+        return build([None if a is None else a[()] for a in arrays], field=field)
+    if ndim > 1 or any(a is not None and a.dtype.kind not in "biuf" for a in arrays):
+        return _lists([None if a is None else list(a) for a in arrays], kinds, field)
+    valid = _validity(rows)
+    full = [np.zeros(0) if a is None else a for a in arrays]
+    lengths = np.fromiter(map(len, full), np.int64, len(full))
+    # An empty array is float64 by numpy's default, not by anyone's intent.
+    flats = [a for a in full if len(a)] or [a for a in arrays if a is not None][:1]
+    dtypes = {a.dtype for a in flats}
+    if len(dtypes) == 1:
+        return lists(offsets_of(lengths), _flat(np.concatenate(flats), field), valid=valid)
+    parts = [_flat(a, field) for a in flats]
+    dtype = reduce(lambda a, b: unify(a, b, field=f"{field}[]"), {p.dtype for p in parts})
+    child = concat([convert(p, dtype, field=f"{field}[]") for p in parts])
+    return lists(offsets_of(lengths), child, valid=valid)
+
+
+def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    del kinds
+    valid = _validity(rows)
+    found = _fields(rows if valid is None else _filled(rows, {}), field)
+    found.valid = Bits.unless_all(valid)
+    return found
+
+
+def _fields(rows: Sequence[Mapping[str, Any]], field: str) -> Structs:
+    children: dict[str, Array] = {}
+    for name in dict.fromkeys(chain.from_iterable(rows)):
+        if not isinstance(name, str):
+            raise SchemaError(field, f"the key {name!r} is not a str; give str keys")
+        path = f"{field}.{name}" if field else name
+        children[name] = build([row.get(name) for row in rows], field=path)
+    return struct(children, length=len(rows))
+
+
+_MAKERS: dict[str, Callable[[list[Any], Collection[type], str], Array]] = {
+    "bool": _bools,
+    "number": _numbers,
+    "text": _text,
+    "struct": _structs,
+    "list": _lists,
+    "array": _arrays,
+}
+
+
+def _from_array(array: NDArray[Any], field: str) -> Array:
+    """One row per entry of the first axis."""
+    if array.ndim == 0:
+        raise SchemaError(field, f"a column is a sequence of values, not {array!r}; wrap it in a list")
+    if array.dtype.kind not in "biuf":
+        return build(array.tolist(), field=field)
+    if array.ndim == 1:
+        return _flat(array, field)
+    child = _from_array(array.reshape(-1, *array.shape[2:]), f"{field}[]")
+    return lists(np.arange(len(array) + 1, dtype=np.int64) * array.shape[1], child)
+
+
+def _flat(array: NDArray[Any], field: str) -> Array:
+    """A 1-d array of bools or numbers."""
+    if array.dtype == np.bool_:
+        return Bools(Bits.pack(array), length=len(array))
+    if array.dtype.name not in ("float128", "float96", "longdouble"):
+        dtype = Number(array.dtype.name)
+        return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
+    raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")

@@ -1,0 +1,181 @@
+"""Arrays over other arrays: lists, strings (lists of bytes) and structs.
+
+An offset counts from the start of its own chunk's child, so the range of element ``l`` of chunk
+``c`` is ``offsets[base[c] + l] .. offsets[base[c] + l + 1]`` of chunk ``c`` of the child.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, Buffer, Numbers
+from .bits import ZERO, Bits, Chunk, Mask
+from .gather import Ints, offsets_of
+from .types import DType, List, Struct
+
+
+class Bounds(NamedTuple):
+    """Ranges in the chunks of a child, int64 [B]."""
+
+    starts: Ints
+    stops: Ints
+
+
+class Lists(Array):
+    """Lists of the elements of ``child``."""
+
+    __slots__ = ("base", "child", "edges", "starts")
+
+    def __init__(
+        self,
+        dtype: DType,
+        edges: NDArray[Any],
+        child: Array,
+        *,
+        length: int | None = None,
+        valid: Bits | None = None,
+        base: Ints = ZERO,
+    ) -> None:
+        super().__init__(dtype, len(edges) - 1 if length is None else length, valid)
+        self.edges = edges
+        self.child = child
+        self.base = base
+        self.starts: list[int] = base.tolist()
+
+    def bounds(self, chunk: Chunk, local: Ints) -> Bounds:
+        """Return the child's range of each of B positions, empty for a null."""
+        at = self.base[chunk] + local
+        starts = self.edges[at].astype(np.int64)
+        stops = self.edges[at + 1].astype(np.int64)
+        mask = self.mask(chunk, local)
+        return Bounds(starts, stops if mask is None else np.where(mask, stops, starts))
+
+    def take(self, chunk: Chunk, local: Ints) -> "Lists":
+        """Return a copy of the elements at B positions."""
+        starts, stops = self.bounds(chunk, local)
+        child = self.child.spans(chunk, starts, stops)
+        valid = Bits.unless_all(self.mask(chunk, local))
+        return type(self)(self.dtype, offsets_of(stops - starts), child, valid=valid)
+
+    def window(self, chunk: int, start: int, stop: int) -> "Lists":
+        """Return a range; the offsets are copied, to count from 0, and the child is a view."""
+        at = self.starts[chunk]
+        edges = self.edges[at + start : at + stop + 1].astype(np.int64)
+        first, last = int(edges[0]), int(edges[-1])
+        edges -= first
+        child = self.child.window(chunk, first, last)
+        return type(self)(self.dtype, edges, child, valid=self._valid_window(chunk, start))
+
+    def item(self, chunk: int, local: int) -> Any:  # noqa: ANN401 - array, list or None
+        """Return an array of numbers (a view), a list of anything else, or None."""
+        if self.valid is not None and not self.valid.one(chunk, local):
+            return None
+        at = self.starts[chunk] + local
+        start, stop = self.edges[at : at + 2].tolist()
+        return self.child.run(chunk, start, stop)
+
+    def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
+        """Return arrays of numbers (views), lists of anything else, and None."""
+        starts, stops = self.bounds(chunk, local)
+        return self._with_nulls(self.child.runs(chunk, starts, stops), chunk, local)
+
+    def buffers(self) -> Iterator[Buffer]:
+        """Yield validity, int32 offsets and the child's buffers."""
+        yield self._valid_buffer()
+        yield self.edges[: self.length + 1].astype(np.int32)
+        yield from self._child_buffers()
+
+    def _child_buffers(self) -> Iterator[Buffer]:
+        return self.child.buffers()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file; validity counted whether or not it will be dropped."""
+        return self.length // 8 + 4 * (self.length + 1) + self.child.nbytes
+
+
+class Text(Lists):
+    """Strings: lists of UTF-8 bytes."""
+
+    __slots__ = ()
+
+    def item(self, chunk: int, local: int) -> str | None:
+        """Return a str or None."""
+        if self.valid is not None and not self.valid.one(chunk, local):
+            return None
+        at = self.starts[chunk] + local
+        start, stop = self.edges[at : at + 2].tolist()
+        found: NDArray[Any] = self.child.run(chunk, start, stop)
+        return found.tobytes().decode()
+
+    def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
+        """Return strings and None."""
+        assert isinstance(self.child, Numbers)
+        starts, stops = self.bounds(chunk, local)
+        base = self.child.base[chunk]
+        data = memoryview(np.ascontiguousarray(self.child.values))
+        pairs = zip((base + starts).tolist(), (base + stops).tolist(), strict=True)
+        return self._with_nulls([str(data[a:b], "utf-8") for a, b in pairs], chunk, local)
+
+    def _child_buffers(self) -> Iterator[Buffer]:
+        assert isinstance(self.child, Numbers)
+        yield self.child.values[: self.child.length]
+
+
+class Structs(Array):
+    """Structs: one child per field, as long as this array."""
+
+    __slots__ = ("children",)
+
+    dtype: Struct
+
+    def __init__(
+        self, dtype: Struct, children: dict[str, Array], *, length: int, valid: Bits | None = None
+    ) -> None:
+        super().__init__(dtype, length, valid)
+        self.children = children
+
+    def take(self, chunk: Chunk, local: Ints) -> "Structs":
+        """Return a copy of the elements at B positions."""
+        children = {name: child.take(chunk, local) for name, child in self.children.items()}
+        valid = Bits.unless_all(self.mask(chunk, local))
+        return Structs(self.dtype, children, length=len(local), valid=valid)
+
+    def window(self, chunk: int, start: int, stop: int) -> "Structs":
+        """Return a range of every field."""
+        children = {n: child.window(chunk, start, stop) for n, child in self.children.items()}
+        valid = self._valid_window(chunk, start)
+        return Structs(self.dtype, children, length=stop - start, valid=valid)
+
+    def item(self, chunk: int, local: int) -> dict[str, Any] | None:
+        """Return a dict or None."""
+        if self.is_null(chunk, local):
+            return None
+        return {name: child.item(chunk, local) for name, child in self.children.items()}
+
+    def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
+        """Return dicts and None."""
+        names = list(self.children)
+        columns = [child.rows(chunk, local) for child in self.children.values()]
+        if not names:
+            return self._with_nulls([{} for _ in range(len(local))], chunk, local)
+        dicts = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+        return self._with_nulls(dicts, chunk, local)
+
+    def buffers(self) -> Iterator[Buffer]:
+        """Yield validity and the buffers of each field."""
+        yield self._valid_buffer()
+        for child in self.children.values():
+            yield from child.buffers()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        return sum(child.nbytes for child in self.children.values()) + self.length // 8
+
+
+def lists(edges: Ints, child: Array, *, valid: Mask | None = None) -> Lists:
+    """Return compact lists over ``child``, null where ``valid`` is False."""
+    return Lists(List(child.dtype), edges, child, valid=Bits.unless_all(valid))
