@@ -1,0 +1,95 @@
+"""The engine's table of arenas: whose they are, who has been given them, what lives in them."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from .messages import DRIVER
+from .value import Value
+from .wire import Message
+
+
+class Send(Protocol):
+    """Sends a message, and a file with it, to a process."""
+
+    def __call__(self, process: int, message: Message, *, fd: int | None = None) -> None:
+        """Send; ``fd`` stays open."""
+        ...
+
+
+@dataclass(slots=True)
+class _Arena:
+    owner: int
+    size: int
+    fd: int
+    live: int = 0
+    is_orphan: bool = False
+    readers: set[int] = field(default_factory=set)
+
+
+class Arenas:
+    """Keeps one open file per arena, so that values outlive the process that wrote them.
+
+    Args:
+        send: To a process, the driver included.
+        on_close: Called with the id of an arena that is gone.
+    """
+
+    def __init__(self, send: Send, on_close: Callable[[int], None]) -> None:
+        self._send, self._on_close = send, on_close
+        self._arenas: dict[int, _Arena] = {}
+
+    def add(self, arena_id: int, *, owner: int, size: int, fd: int) -> None:
+        """Take over ``fd``, a new arena of ``owner``."""
+        self._arenas[arena_id] = _Arena(owner, size, fd)
+
+    def ship(self, process: int, value: Value) -> None:
+        """Give ``process`` the arena of a value it is about to read, once."""
+        if value.block is None:
+            return
+        arena_id = value.block[0]
+        arena = self._arenas[arena_id]
+        if process not in arena.readers:
+            arena.readers.add(process)
+            self._send(process, ("arena", arena_id, arena.size), fd=arena.fd)
+
+    def retain(self, value: Value) -> None:
+        """Count a value that lives in its arena."""
+        if value.block is not None:
+            self._arenas[value.block[0]].live += 1
+
+    def release(self, value: Value) -> None:
+        """Give the block of a dead value back to its writer."""
+        if value.block is None:
+            return
+        arena_id, offset, _ = value.block
+        arena = self._arenas[arena_id]
+        arena.live -= 1
+        if not arena.is_orphan:
+            self._send(arena.owner, ("free", arena_id, offset))
+        elif not arena.live:
+            self.close(arena_id)
+
+    def close(self, arena_id: int) -> None:
+        """Close an arena nobody will write to again."""
+        arena = self._arenas.pop(arena_id)
+        os.close(arena.fd)
+        for process in arena.readers:
+            self._send(process, ("forget", arena_id))
+        self._on_close(arena_id)
+
+    def drop_process(self, process: int) -> None:
+        """The process is gone: its arenas stay as long as something lives in them."""
+        for arena_id, arena in list(self._arenas.items()):
+            arena.readers.discard(process)
+            if arena.owner == process != DRIVER:
+                arena.is_orphan = True
+                if not arena.live:
+                    self.close(arena_id)
+
+    def close_all(self) -> None:
+        """Close every file; the engine is over."""
+        for arena in self._arenas.values():
+            os.close(arena.fd)
+        self._arenas.clear()

@@ -1,0 +1,102 @@
+"""What an engine offers: the seam between the public functions and whoever does the work."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .options import Options
+from .refs import HoldLog
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """Where the calling code runs."""
+
+    is_driver: bool
+    """False inside a task or an actor."""
+    actor_id: int | None
+    """The id of the actor, or None."""
+    name: str
+    """The function or class, as errors name it; "driver" in the driver."""
+    gpu_ids: tuple[str, ...]
+    """The devices given to this process by the scheduler."""
+
+
+@dataclass(frozen=True, slots=True)
+class ActorInfo:
+    """What a handle needs to know of an actor."""
+
+    id: int
+    class_name: str
+    methods: tuple[str, ...]
+
+
+class Backend(Protocol):
+    """An engine, as seen from one process of it. Ids are integers unique in the engine."""
+
+    holds: HoldLog
+    """Where refs made or dropped in this process are counted."""
+
+    def put(self, value: object) -> int:
+        """Store a value; return its id, already held once."""
+        ...
+
+    def get(self, ids: Sequence[int], *, timeout: float | None) -> list[Any]:
+        """Return the values in order, or raise what the first failed one raises."""
+        ...
+
+    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
+        """Return the ids that are ready, as soon as there are ``num_returns``."""
+        ...
+
+    def submit(
+        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
+    ) -> list[int]:
+        """Start a task; return the ids of its results, each held once."""
+        ...
+
+    def create_actor(
+        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
+    ) -> ActorInfo:
+        """Start an actor; its id is held once."""
+        ...
+
+    def call(
+        self,
+        actor: ActorInfo,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        num_returns: int,
+    ) -> list[int]:
+        """Call a method; calls of one caller run in the order made."""
+        ...
+
+    def kill(self, actor_id: int) -> None:
+        """Kill the actor's process; pending and later calls raise ActorDiedError."""
+        ...
+
+    def get_actor(self, name: str) -> ActorInfo:
+        """Return the actor of that name, held once more."""
+        ...
+
+    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
+        """Ask for a placement group; its id is the id of an object that is ready with it."""
+        ...
+
+    def remove_group(self, group_id: int) -> None:
+        """Give a group's resources back and kill what runs in it."""
+        ...
+
+    def resources(self, *, available: bool) -> dict[str, float]:
+        """Return what exists, or what is free now."""
+        ...
+
+    def context(self) -> Context:
+        """Return where the calling code runs."""
+        ...
+
+    def shutdown(self) -> None:
+        """End the engine (in the driver)."""
+        ...

@@ -1,0 +1,144 @@
+"""Everything that can go wrong, as one tree.
+
+::
+
+    NanoRayError
+      NotInitializedError        init() has not been called in this process
+      TaskError                  user code raised; is also an instance of the cause's class
+      ActorDiedError             the actor's process is gone, or its constructor raised
+      WorkerCrashedError         the process running a task died
+      GetTimeoutError            get() ran out of time; also a TimeoutError
+      InfeasibleError            no amount of waiting can satisfy the request
+      ObjectLostError            a ref names no object of this engine
+      PlacementGroupRemovedError the group a call was placed in is gone
+      SerializationError         a value cannot travel; also a TypeError
+      EngineError                the engine itself is broken
+"""
+
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+
+class NanoRayError(Exception):
+    """The root of the tree: catch it to catch everything of this package."""
+
+
+class NotInitializedError(NanoRayError):
+    """A public call came before ``init()``."""
+
+    def __init__(self) -> None:
+        super().__init__("nanoray is not initialised in this process; call nanoray.init() first")
+
+
+class ActorDiedError(NanoRayError):
+    """The actor's process is gone, so this and every later call fails."""
+
+
+class WorkerCrashedError(NanoRayError):
+    """The process that ran a task died, and no retry is left."""
+
+
+class GetTimeoutError(NanoRayError, TimeoutError):
+    """``get`` ran out of time; the work goes on and may be asked for again."""
+
+
+class InfeasibleError(NanoRayError, ValueError):
+    """The engine can never satisfy this request, however long it waits."""
+
+
+class ObjectLostError(NanoRayError):
+    """A ref names an object this engine does not have."""
+
+
+class PlacementGroupRemovedError(NanoRayError):
+    """The call was placed in a group that has been removed."""
+
+
+class SerializationError(NanoRayError, TypeError):
+    """A value, argument or function cannot be sent to another process."""
+
+
+class EngineError(NanoRayError):
+    """The engine is broken; ``shutdown()`` and ``init()`` start a new one."""
+
+
+class TaskError(NanoRayError):
+    """User code raised in another process.
+
+    The object is also an instance of the cause's class, so ``except KeyError`` catches a remote
+    KeyError. ``str()`` is the remote traceback; ``cause`` (and ``__cause__``) is the exception
+    itself, or None when it could not travel.
+
+    >>> error = task_error("f()", "Traceback ...", KeyError("k"))
+    >>> isinstance(error, TaskError), isinstance(error, KeyError), error.args
+    (True, True, ('k',))
+    """
+
+    where: str
+    remote_traceback: str
+    cause: BaseException | None
+
+    def __str__(self) -> str:
+        return f"{self.where} raised:\n{self.remote_traceback}"
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+        return _load_task_error, (self.where, self.remote_traceback, _dump_cause(self.cause))
+
+
+def task_error(where: str, remote_traceback: str, cause: BaseException | None) -> TaskError:
+    """Return the error to raise for ``cause``, of a class derived from both trees.
+
+    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py).
+    """
+    kind = _dual_class(type(cause)) if isinstance(cause, Exception) else TaskError
+    error = _instance(kind, cause)
+    error.where, error.remote_traceback, error.cause = where, remote_traceback, cause
+    error.__cause__ = cause
+    return error
+
+
+def _dual_class(cause: type[Exception]) -> type[TaskError]:
+    """Return a class under TaskError and ``cause``; TaskError alone when Python refuses."""
+    if issubclass(cause, TaskError):
+        return TaskError
+    own = {name: TaskError.__dict__[name] for name in ("__str__", "__reduce__")}
+    own["__init__"] = lambda self, *args: None
+    try:
+        return type(f"TaskError({cause.__name__})", (TaskError, cause), own)
+    except TypeError:
+        return TaskError  # a layout or metaclass conflict: the cause still is __cause__
+
+
+def _instance(kind: type[TaskError], cause: BaseException | None) -> TaskError:
+    """Return an instance that carries the cause's args and attributes."""
+    error = kind.__new__(kind)
+    if kind is TaskError or cause is None:
+        return error
+    error.__dict__.update(vars(cause))
+    error.args = cause.args
+    if isinstance(cause, OSError) and isinstance(error, OSError):
+        error.errno, error.strerror = cause.errno, cause.strerror
+        error.filename = cause.filename
+    return error
+
+
+def _dump_cause(cause: BaseException | None) -> bytes | None:
+    """Return the pickled cause, or None: a cause that cannot travel must not hide its traceback."""
+    import cloudpickle  # here, not above: importing the package stays cheap
+
+    try:
+        data: bytes = cloudpickle.dumps(cause)
+        pickle.loads(data)
+    except Exception:  # noqa: BLE001  any user __reduce__ may fail in any way
+        return None
+    return data
+
+
+def _load_task_error(where: str, remote_traceback: str, data: bytes | None) -> TaskError:
+    """Rebuild a TaskError; the cause may be of a class this process cannot import."""
+    try:
+        cause = None if data is None else pickle.loads(data)
+    except Exception:  # noqa: BLE001  any user __setstate__ may fail in any way
+        cause = None
+    return task_error(where, remote_traceback, cause)

@@ -1,0 +1,133 @@
+"""The object table: which values exist and who still holds them. No I/O.
+
+An object is held by processes (each counts its refs) and pinned by calls that take it as an
+argument and by objects that contain a ref to it. With the last hold and the last pin it is freed.
+A process that dies drops all it held, so no protocol can be left half done.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+from .value import Value
+
+Watcher = Callable[[int, "Entry"], None]
+
+
+class Freed(NamedTuple):
+    """An object nobody can reach any more; ``value`` is None when it never came to be."""
+
+    id: int
+    value: Value | None
+
+
+class Entry:
+    """One object, ready or not."""
+
+    __slots__ = ("contains", "count", "is_error", "value", "watchers")
+
+    def __init__(self) -> None:
+        self.value: Value | None = None
+        self.is_error = False
+        self.contains: tuple[int, ...] = ()
+        self.count = 0
+        self.watchers: list[Watcher] = []
+
+
+class Objects:
+    """All objects of one engine."""
+
+    def __init__(self) -> None:
+        self._entries: dict[int, Entry] = {}
+        self._by_process: dict[int, Counter[int]] = {}
+        self._freed: list[Freed] = []
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, object_id: int) -> Entry | None:
+        """Return the object's entry, or None when there is no such object (any more)."""
+        return self._entries.get(object_id)
+
+    def create(self, object_id: int, process: int) -> Entry:
+        """Add an object that ``process`` holds one ref to."""
+        entry = self._entries[object_id] = Entry()
+        self.hold(process, object_id, 1)
+        return entry
+
+    def adopt(self, object_id: int, value: Value, *, contains: Iterable[int]) -> None:
+        """Add a ready object that no process holds, pinned once by the call it belongs to."""
+        self._entries[object_id] = Entry()
+        self.pin(object_id)
+        self.complete(object_id, value, contains=contains)
+
+    def complete(
+        self, object_id: int, value: Value, *, contains: Iterable[int] = (), is_error: bool = False
+    ) -> None:
+        """Give the object its value and tell its watchers."""
+        entry = self._entries.get(object_id)
+        if entry is None:  # let go before it was ready
+            self._freed.append(Freed(object_id, value))
+            return
+        entry.value, entry.is_error, entry.contains = value, is_error, tuple(contains)
+        for inner in entry.contains:
+            self.pin(inner)
+        watchers, entry.watchers = entry.watchers, []
+        for watcher in watchers:
+            watcher(object_id, entry)
+
+    def hold(self, process: int, object_id: int, delta: int) -> None:
+        """Change how many refs ``process`` has to the object."""
+        entry = self._entries.get(object_id)
+        if entry is None:
+            return
+        held = self._by_process.setdefault(process, Counter())
+        before = held[object_id]
+        held[object_id] = after = before + delta
+        if not after:
+            del held[object_id]
+        entry.count += bool(after) - bool(before)
+        self._sweep(object_id, entry)
+
+    def pin(self, object_id: int) -> None:
+        """Keep the object for a call or a containing object."""
+        entry = self._entries.get(object_id)
+        if entry is not None:
+            entry.count += 1
+
+    def unpin(self, object_id: int) -> None:
+        """Undo one ``pin``."""
+        entry = self._entries.get(object_id)
+        if entry is not None:
+            entry.count -= 1
+            self._sweep(object_id, entry)
+
+    def drop_process(self, process: int) -> None:
+        """Forget everything a process held: it is gone."""
+        for object_id in self._by_process.pop(process, Counter()):
+            entry = self._entries.get(object_id)
+            if entry is not None:
+                entry.count -= 1
+                self._sweep(object_id, entry)
+
+    def take_freed(self) -> list[Freed]:
+        """Return what has been freed since the last call."""
+        freed, self._freed = self._freed, []
+        return freed
+
+    def _sweep(self, object_id: int, entry: Entry) -> None:
+        """Free the object, and what only it contained, when nobody is left.
+
+        With a stack, not recursion: a linked list of refs may be long.
+        """
+        stack = [(object_id, entry)] if entry.count <= 0 else []
+        while stack:
+            dead_id, dead = stack.pop()
+            del self._entries[dead_id]
+            self._freed.append(Freed(dead_id, dead.value))
+            for inner_id in dead.contains:
+                inner = self._entries.get(inner_id)
+                if inner is not None:
+                    inner.count -= 1
+                    if inner.count <= 0:
+                        stack.append((inner_id, inner))

@@ -1,0 +1,92 @@
+"""Refs: names of objects that keep them alive, and the log that counts them.
+
+Each process counts its refs by appending +1 and -1 to one log, which it hands to the engine
+before any other message. The engine therefore learns of a ref that arrived inside a value before
+it learns that the value itself was let go, and no borrowing protocol is needed.
+"""
+
+from collections import Counter, deque
+from collections.abc import Callable
+from typing import NoReturn
+
+
+class HoldLog:
+    """What this process holds more or less of since the engine last heard.
+
+    Finalizers run at any moment, also inside code that holds a lock, so they may only append here
+    (which is atomic) and wake whoever will hand the log on.
+    """
+
+    def __init__(self, wake: Callable[[], None] | None = None) -> None:
+        self._log: deque[tuple[int, int]] = deque()
+        self._wake = wake
+
+    def add(self, object_id: int) -> None:
+        """Count one more holder of the object in this process."""
+        self._log.append((object_id, 1))
+
+    def drop(self, object_id: int) -> None:
+        """Count one holder less."""
+        self._log.append((object_id, -1))
+        if self._wake is not None:
+            self._wake()
+
+    def take(self) -> list[tuple[int, int]]:
+        """Return the net changes and forget them, gains first so that none dies on the way.
+
+        >>> log = HoldLog()
+        >>> log.drop(1), log.add(2), log.add(3), log.drop(3)
+        (None, None, None, None)
+        >>> log.take()
+        [(2, 1), (1, -1)]
+        """
+        net: Counter[int] = Counter()
+        for _ in range(len(self._log)):
+            object_id, delta = self._log.popleft()
+            net[object_id] += delta
+        changes = [(object_id, delta) for object_id, delta in net.items() if delta]
+        return sorted(changes, key=lambda change: -change[1])
+
+    def __bool__(self) -> bool:
+        return bool(self._log)
+
+
+class ObjectRef:
+    """The name of one value, which may not exist yet.
+
+    The value lives at least as long as any ref to it in any process. A ref among the arguments of
+    a remote call arrives as its value; a ref inside a list or dict arrives as a ref.
+    """
+
+    __slots__ = ("__weakref__", "_holds", "_id")
+
+    def __init__(self, object_id: int, holds: HoldLog) -> None:
+        self._id = object_id
+        self._holds = holds
+
+    @property
+    def id(self) -> int:
+        """The object's number, unique in its engine."""
+        return self._id
+
+    def belongs_to(self, holds: HoldLog) -> bool:
+        """Return whether the ref was made by the engine whose log this is."""
+        return self._holds is holds
+
+    def __del__(self) -> None:
+        self._holds.drop(self._id)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectRef) and self._id == other._id
+
+    def __hash__(self) -> int:
+        return hash(self._id)
+
+    def __repr__(self) -> str:
+        return f"ObjectRef({self._id:x})"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
+            f"argument, or inside a value, of a nanoray call"
+        )

@@ -1,0 +1,170 @@
+"""Remote functions, actor classes and the handles they give."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from .backend import ActorInfo
+from .options import Options
+from .refs import HoldLog, ObjectRef
+from .session import current
+
+Refs = ObjectRef | list[ObjectRef] | None
+
+
+class RemoteFunction:
+    """A function that runs in another process: ``f.remote(...)`` returns a ref at once."""
+
+    def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        self._function, self._options = function, options
+        self.__name__ = getattr(function, "__name__", "function")
+        self.__doc__ = function.__doc__
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Start the function; return one ref, or ``num_returns`` of them in a list, or None."""
+        backend = current()
+        ids = backend.submit(self._function, args, kwargs, options=self._options)
+        return _refs(ids, backend.holds)
+
+    def options(self, **changes: Any) -> "RemoteFunction":
+        """Return the same function with some options changed."""
+        return RemoteFunction(self._function, self._options.merged(changes))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"remote function {self.__name__}() cannot be called directly; use "
+            f"{self.__name__}.remote()"
+        )
+
+
+class ActorClass:
+    """A class whose instances live in processes of their own."""
+
+    def __init__(self, cls: type, options: Options) -> None:
+        self._class, self._options = cls, options
+        self.__name__ = cls.__name__
+        self.__doc__ = cls.__doc__
+
+    def remote(self, *args: Any, **kwargs: Any) -> "ActorHandle":
+        """Start an actor; the constructor runs in its process."""
+        backend = current()
+        info = backend.create_actor(self._class, args, kwargs, options=self._options)
+        return ActorHandle(info, backend.holds)
+
+    def options(self, **changes: Any) -> "ActorClass":
+        """Return the same class with some options changed."""
+        return ActorClass(self._class, self._options.merged(changes))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"actor class {self.__name__} cannot be instantiated directly; use "
+            f"{self.__name__}.remote()"
+        )
+
+
+class ActorHandle:
+    """The address of an actor: ``handle.method.remote(...)`` returns a ref at once.
+
+    Handles may be passed to tasks and actors. With the last handle in any process the actor ends,
+    after the calls already made.
+    """
+
+    def __init__(self, info: ActorInfo, holds: HoldLog) -> None:
+        self._info, self._holds = info, holds
+
+    @property
+    def id(self) -> int:
+        """The actor's number, unique in its engine."""
+        return self._info.id
+
+    def __getattr__(self, name: str) -> "ActorMethod":
+        if name.startswith("_") or name not in self._info.methods:
+            raise AttributeError(
+                f"actor class {self._info.class_name} has no public method {name!r}; it has: "
+                f"{', '.join(self._info.methods)}"
+            )
+        return ActorMethod(self, name)
+
+    def __del__(self) -> None:
+        if "_holds" in self.__dict__:
+            self._holds.drop(self._info.id)
+
+    def __repr__(self) -> str:
+        return f"ActorHandle({self._info.class_name}, {self._info.id:x})"
+
+    def __nanoray_travel__(self) -> tuple[Callable[..., "ActorHandle"], tuple[Any, ...]]:
+        """Return how the handle is rebuilt in another process of the engine."""
+        info = self._info
+        return _load_handle, (info.id, info.class_name, info.methods)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
+            f"argument, or inside a value, of a nanoray call"
+        )
+
+
+class ActorMethod:
+    """One method of one actor."""
+
+    def __init__(self, handle: ActorHandle, name: str, num_returns: int = 1) -> None:
+        self._handle, self._name, self._num_returns = handle, name, num_returns
+
+    def remote(self, *args: Any, **kwargs: Any) -> Any:
+        """Call the method; return one ref, or ``num_returns`` of them in a list, or None."""
+        backend = current()
+        handle = self._handle
+        if handle._holds is not backend.holds:
+            raise ValueError(
+                f"{handle!r} belongs to an engine that was shut down; create the actor again"
+            )
+        ids = backend.call(handle._info, self._name, args, kwargs, num_returns=self._num_returns)
+        return _refs(ids, backend.holds)
+
+    def options(self, *, num_returns: int) -> "ActorMethod":
+        """Return the same method with another number of results."""
+        return ActorMethod(self._handle, self._name, num_returns)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError(
+            f"actor method {self._name}() cannot be called directly; use {self._name}.remote()"
+        )
+
+
+def remote(*args: Any, **options: Any) -> Any:
+    """Make a function or class remote: ``@remote``, ``@remote(num_cpus=2)`` or ``remote(f)``.
+
+    Raises:
+        TypeError: The argument is neither a function nor a class.
+        ValueError: An option is unknown or out of range.
+    """
+    if args and (len(args) > 1 or options):
+        raise TypeError("remote() takes a function or class, or options by keyword, not both")
+    return _decorate(args[0], {}) if args else lambda target: _decorate(target, options)
+
+
+def method_names(cls: type) -> tuple[str, ...]:
+    """Return the public methods of a class."""
+    members = inspect.getmembers(cls, callable)
+    return tuple(name for name, _ in members if not name.startswith("_"))
+
+
+def _decorate(target: Any, options: Mapping[str, Any]) -> RemoteFunction | ActorClass:
+    if inspect.isclass(target):
+        return ActorClass(target, Options().merged(options))
+    if isinstance(target, RemoteFunction | ActorClass):
+        raise TypeError(f"{target.__name__} is remote already; use .options() to change it")
+    if not callable(target):
+        raise TypeError(f"remote({target!r}) needs a function or a class")
+    return RemoteFunction(target, Options().merged(options))
+
+
+def _refs(ids: list[int], holds: HoldLog) -> Refs:
+    refs = [ObjectRef(object_id, holds) for object_id in ids]
+    return refs[0] if len(refs) == 1 else (refs or None)
+
+
+def _load_handle(actor_id: int, class_name: str, methods: tuple[str, ...]) -> ActorHandle:
+    holds = current().holds
+    holds.add(actor_id)
+    return ActorHandle(ActorInfo(actor_id, class_name, methods), holds)

@@ -1,0 +1,125 @@
+"""Who waits for which objects: the state of every ``get`` and ``wait`` under way. No I/O."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+from .errors import ObjectLostError
+from .messages import RawValue
+from .objects import Entry, Objects, Watcher
+from .value import error_value
+
+Asker = tuple[int, int]
+"""The process that asks and its number for the question."""
+
+Answer = tuple[Any, ...]
+
+
+class _Wait(NamedTuple):
+    ids: Sequence[int]
+    missing: set[int]
+    num_ready: int | None
+    """None for a get, which also ends with the first error."""
+    watched: list[tuple[Entry, Watcher]]
+
+
+class Waits:
+    """Questions that cannot be answered yet.
+
+    Args:
+        objects: Where the objects appear.
+        answer: Called as ``answer(asker, payload)`` once for each question not cancelled.
+        on_block: Called with a process that begins to wait.
+        on_unblock: Called with a process that no longer waits.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        answer: Callable[[Asker, Answer], None],
+        *,
+        on_block: Callable[[int], None],
+        on_unblock: Callable[[int], None],
+    ) -> None:
+        self._objects, self._answer = objects, answer
+        self._on_block, self._on_unblock = on_block, on_unblock
+        self._waits: dict[Asker, _Wait] = {}
+
+    def ask(self, asker: Asker, ids: Sequence[int], *, num_ready: int | None = None) -> None:
+        """Answer as soon as all ids (or ``num_ready`` of them) are ready, or one get has failed."""
+        lost = [object_id for object_id in ids if self._objects.get(object_id) is None]
+        if lost:
+            error = ObjectLostError(f"object {lost[0]:x} does not exist in this engine (any more)")
+            self._answer(asker, ("error", error_value(error)))
+            return
+        missing = {object_id for object_id in ids if self._entry(object_id).value is None}
+        wait = _Wait(ids, missing, num_ready, [])
+        answer = self._answer_of(wait)
+        if answer is not None:
+            self._answer(asker, answer)
+            return
+        self._waits[asker] = wait
+        watcher = self._watcher(asker)
+        for object_id in missing:
+            entry = self._entry(object_id)
+            entry.watchers.append(watcher)
+            wait.watched.append((entry, watcher))
+        self._on_block(asker[0])
+
+    def cancel(self, asker: Asker) -> None:
+        """Forget a question: its asker ran out of time."""
+        wait = self._waits.pop(asker, None)
+        if wait is not None:
+            _unwatch(wait)
+            self._on_unblock(asker[0])
+
+    def drop_process(self, process: int) -> None:
+        """Forget what a dead process asked."""
+        for asker in [asker for asker in self._waits if asker[0] == process]:
+            _unwatch(self._waits.pop(asker))
+
+    def fail_all(self, error: RawValue) -> None:
+        """Answer every question with an error: the engine is over."""
+        for asker in list(self._waits):
+            del self._waits[asker]
+            self._answer(asker, ("error", error))
+
+    def _watcher(self, asker: Asker) -> Watcher:
+        def ready(object_id: int, entry: Entry) -> None:
+            wait = self._waits.get(asker)
+            if wait is None:
+                return
+            wait.missing.discard(object_id)
+            if wait.missing and wait.num_ready is None and not entry.is_error:
+                return
+            answer = self._answer_of(wait)
+            if answer is not None:
+                del self._waits[asker]
+                self._on_unblock(asker[0])
+                self._answer(asker, answer)
+
+        return ready
+
+    def _answer_of(self, wait: _Wait) -> Answer | None:
+        """Return the answer if it can be given now."""
+        if wait.num_ready is not None:
+            ready = [object_id for object_id in wait.ids if object_id not in wait.missing]
+            return ("ready", ready) if len(ready) >= wait.num_ready else None
+        values: list[tuple[int, Any]] = []
+        for object_id in wait.ids:
+            entry = self._entry(object_id)
+            if entry.is_error:
+                return ("error", entry.value)
+            values.append((object_id, entry.value))
+        return None if wait.missing else ("values", values)
+
+    def _entry(self, object_id: int) -> Entry:
+        entry = self._objects.get(object_id)
+        assert entry is not None, "whoever waits for an object holds it"
+        return entry
+
+
+def _unwatch(wait: _Wait) -> None:
+    """Take the question off its objects, or polling one for hours would pile up watchers."""
+    for entry, watcher in wait.watched:
+        if watcher in entry.watchers:
+            entry.watchers.remove(watcher)
