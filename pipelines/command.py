@@ -45,15 +45,21 @@ def main(stages: Sequence[Stage], words: Sequence[str] | None = None) -> int:
         print(f"\nstopped; to go on from the last checkpoint: {again}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except Exception as error:
-        if not is_explained(error) or "--traceback" in words:
+        if not is_explained(origin(error)) or "--traceback" in words:
             raise
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {' '.join(str(origin(error)).split())}", file=sys.stderr)
         return 2
 
 
 def is_explained(error: Exception) -> bool:
     """Return whether the message of ``error`` is for the user: wrong input, or a package's own."""
     return isinstance(error, ValueError) or type(error).__module__.startswith("nanorlhf.")
+
+
+def origin(error: Exception) -> Exception:
+    """Return what an actor raised rather than the report of it that reached this process."""
+    cause = getattr(error, "cause", None)
+    return origin(cause) if isinstance(cause, Exception) else error
 
 
 def obey(stages: Sequence[Stage], words: Sequence[str]) -> int:
@@ -75,7 +81,7 @@ def obey(stages: Sequence[Stage], words: Sequence[str]) -> int:
         run.state["asked"] = without_free(raw)
         do(stages, run, config)
     except Exception as error:
-        if run.created and is_explained(error) and not run.has_finished_any():
+        if run.created and is_explained(origin(error)) and not run.has_finished_any():
             run.discard()  # nothing half-written: the corrected command starts afresh
         raise
     finally:

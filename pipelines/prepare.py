@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable, Iterator
 from itertools import chain, islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import command
 from data import Demonstration, demonstrations, questions
@@ -13,14 +13,14 @@ from model import hf_config, pretrained, tokenizer_source, write_generation_conf
 from rows import local_files
 from run import Run
 from stage import Stage
-from template import Prompt, Template
+from template import Example, Prompt, Template
 from tokenizer import Codec, copy_tokenizer, save_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
     from config import Config, SourceConfig
-    from nanorlhf.nanosets import Dataset
-
-Columns = dict[str, list[Any]]
+EXAMPLE = {"tokens": "list<int32>", "loss_mask": "list<bool>"}
+PROMPT = {"prompt_tokens": "list<int32>", "prompt": "utf8", "answer": "utf8"}
+"""Columns of the files, in the order of the fields of `Example` and `Prompt`."""
 
 
 def prepare_sft(run: Run, config: Config) -> None:
@@ -30,32 +30,14 @@ def prepare_sft(run: Run, config: Config) -> None:
     if config.model.path is None:
         prepare_model(run, config, codec)
     template = Template(config.template, codec)
-    whole = template.examples(demonstrations(config))
-    kept = [row for row in whole if len(row.tokens) <= config.data.max_tokens]
-    if len(kept) <= config.data.valid_rows:
-        raise ValueError(
-            f"data.sft.path={config.data.sft.path!r} gives {len(kept)} demonstrations of at most "
-            f"data.max_tokens={config.data.max_tokens} tokens; wanted more than "
-            f"data.valid_rows={config.data.valid_rows}"
-        )
-    valid = config.data.valid_rows
-    columns: Columns = {
-        "tokens": [row.tokens for row in kept],
-        "loss_mask": [row.loss_mask for row in kept],
-    }
-    save(run, "sft", {name: column[valid:] for name, column in columns.items()})
-    if valid:
-        save(run, "valid", {name: column[:valid] for name, column in columns.items()})
+    save_examples(run, config, template)
     save_questions(run, config, template, role="eval")
-    total = sum(len(row.tokens) for row in kept)
-    print(f"prepare_sft: {len(kept):,} demonstrations, {total:,} tokens, vocabulary {len(codec):,}")
 
 
 def prepare_rl(run: Run, config: Config) -> None:
     """Write the RL set."""
     template = Template(config.template, Codec(run.folder / "tokenizer"))
-    count = save_questions(run, config, template, role="rl")
-    print(f"prepare_rl: {count:,} problems")
+    save_questions(run, config, template, role="rl")
 
 
 def check_inputs(config: Config) -> None:
@@ -99,34 +81,63 @@ def prepare_model(run: Run, config: Config, codec: Codec) -> None:
     write_generation_config(folder, codec)
 
 
-def save_questions(run: Run, config: Config, template: Template, *, role: str) -> int:
-    """Write the problems of ``role`` and return their number."""
+def save_examples(run: Run, config: Config, template: Template) -> None:
+    """Write the demonstrations, the first of them for validation."""
+    settings = config.data
+    whole = Sieve(template.examples(demonstrations(config)), limit=settings.max_tokens)
+    valid = save(run, "valid", EXAMPLE, islice(whole, settings.valid_rows))
+    train = save(run, "sft", EXAMPLE, whole)
+    if not train:
+        raise ValueError(
+            f"data.sft.path={settings.sft.path!r} gives {valid} demonstrations of at most "
+            f"data.max_tokens={settings.max_tokens} tokens; wanted more than "
+            f"data.valid_rows={settings.valid_rows}"
+        )
+    print(
+        f"prepare_sft: {train:,} demonstrations, {valid:,} more for validation, {whole.dropped:,} "
+        f"too long; {whole.tokens:,} tokens of a vocabulary of {len(template.codec):,}"
+    )
+
+
+def save_questions(run: Run, config: Config, template: Template, *, role: str) -> None:
+    """Write the problems of ``role``."""
     limit = config.data.max_prompt_tokens
-    asked = template.prompts(questions(config, role=role))
-    kept: list[Prompt] = [row for row in asked if len(row.tokens) <= limit]
-    if not kept:
+    whole = Sieve(template.prompts(questions(config, role=role)), limit=limit)
+    count = save(run, role, PROMPT, whole)
+    if not count:
         source: SourceConfig = getattr(config.data, role)
         raise ValueError(
             f"data.{role}.path={source.path!r} gives no problem of at most "
             f"data.max_prompt_tokens={limit} tokens; raise it or look at the file"
         )
-    columns: Columns = {
-        "prompt_tokens": [row.tokens for row in kept],
-        "prompt": [row.text for row in kept],
-        "answer": [row.answer for row in kept],
-    }
-    return len(save(run, role, columns))
+    print(f"data/{role}: {count:,} problems, {whole.dropped:,} too long")
 
 
-def save(run: Run, name: str, columns: Columns) -> Dataset:
-    """Write ``columns`` to ``data/<name>.nano``."""
-    from nanorlhf.nanosets import Dataset
+class Sieve:
+    """The rows of at most ``limit`` tokens, one after the other, and a count of the others."""
 
-    folder = run.folder / "data"
-    folder.mkdir(exist_ok=True)
-    dataset = Dataset.from_dict(columns)
-    dataset.save_to_disk(folder / f"{name}.nano")
-    return dataset
+    def __init__(self, rows: Iterator[Example] | Iterator[Prompt], *, limit: int) -> None:
+        self.rows = rows
+        self.limit = limit
+        self.dropped = self.tokens = 0
+
+    def __iter__(self) -> Iterator[Example | Prompt]:
+        for row in self.rows:
+            if len(row.tokens) > self.limit:
+                self.dropped += 1
+                continue
+            self.tokens += len(row.tokens)
+            yield row
+
+
+def save(run: Run, name: str, features: dict[str, str], rows: Iterable[Example | Prompt]) -> int:
+    """Write ``rows`` to ``data/<name>.nano`` as they come; return their number."""
+    from nanorlhf.nanosets import Writer
+
+    with Writer(run.folder / "data" / f"{name}.nano", features=features) as writer:
+        for row in rows:
+            writer.write(dict(zip(features, row, strict=True)))
+    return writer.rows
 
 
 PREPARE_SFT = Stage(name="prepare_sft", needs=(), work=prepare_sft)

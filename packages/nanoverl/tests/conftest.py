@@ -82,3 +82,44 @@ def questions(tmp_path_factory, encode):
     path = tmp_path_factory.mktemp("data") / "rl.nano"
     Dataset.from_list(rows).save_to_disk(path)
     return load_dataset(path)
+
+
+@pytest.fixture
+def ragged():
+    """Five responses to two prompts, of one to five tokens; the fourth holds tool output."""
+    from nanorlhf.nanoverl import Sample
+
+    shapes = [(2, 3, 7), (1, 1, 7), (3, 4, 2), (2, 5, 2), (1, 2, 2)]  # prompt, response, group
+    generator = torch.Generator().manual_seed(0)
+    samples = []
+    for i, (prompt, response, group) in enumerate(shapes):
+        logprobs = -torch.rand(response, generator=generator)
+        samples.append(
+            Sample(
+                prompt_tokens=list(range(prompt)),
+                response_tokens=list(range(10, 10 + response)),
+                logprobs=logprobs.tolist(),
+                versions=[3] * (response - 1) + [4],
+                finish_reason="length" if i == 2 else "stop",
+                group=group,
+                text=f"answer {i}",
+                row={"answer": str(i)},
+                chosen=[True, False, False, True, True] if i == 3 else None,
+                reward=[1.0, 0.0, 0.5, 0.25, 1.0][i],
+            )
+        )
+    return samples
+
+
+@pytest.fixture(scope="session")
+def math500() -> list[str]:
+    """The reference answers of MATH-500, where that data is."""
+    import json
+
+    root = Path(__file__).resolve().parents[3]
+    folder = Path(os.environ.get("NANORLHF_DATA") or root.parent / "shared" / "data")
+    path = folder / "math500" / "test.jsonl"
+    if not path.exists():
+        pytest.skip(f"no {path}; set NANORLHF_DATA to the folder that holds math500/")
+    with path.open(encoding="utf-8") as file:
+        return [json.loads(line)["answer"] for line in file]

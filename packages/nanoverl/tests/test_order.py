@@ -22,5 +22,5 @@ def test_the_seed_decides_the_order():
 
 
 def test_an_empty_dataset_is_refused():
-    with pytest.raises(ValueError, match="rows=0.*at least one row"):
+    with pytest.raises(ValueError, match=r"rows=0.*at least one row"):
         Order(0, seed=0)

@@ -28,5 +28,5 @@ def test_a_layout_larger_than_the_machine_shares_devices_in_turn():
 
 def test_cuda_on_a_machine_without_it_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
-    with pytest.raises(ValueError, match="device='cuda'.*use device='cpu'"):
+    with pytest.raises(ValueError, match=r"device='cuda'.*use device='cpu'"):
         place_here(Layout(), device="cuda")

@@ -64,9 +64,7 @@ def configure(tmp_path):
 
 
 def fit(config, policy, data, out, *, runtime="inprocess", stop=None):
-    trainer = RLTrainer(
-        config, model=policy, train=data, out=out, runtime=runtime, device="cpu"
-    )
+    trainer = RLTrainer(config, model=policy, train=data, out=out, runtime=runtime, device="cpu")
     results = {}
     with trainer:
         for result in trainer.fit():
@@ -119,9 +117,7 @@ def test_without_a_learning_rate_nothing_moves(configure, policy, questions, tmp
 
 @pytest.mark.parametrize("lag", [0, 1])
 @pytest.mark.parametrize("stop", [2, 3], ids=["at-checkpoint", "past-checkpoint"])
-def test_a_resumed_run_is_the_uninterrupted_one(
-    configure, policy, questions, tmp_path, lag, stop
-):
+def test_a_resumed_run_is_the_uninterrupted_one(configure, policy, questions, tmp_path, lag, stop):
     config = configure(lag=lag)
     whole = fit(config, policy, questions, tmp_path / "whole")
     fit(config, policy, questions, tmp_path / "cut", stop=stop)

@@ -59,7 +59,7 @@ def test_a_late_call_is_named(runtime):
     if not runtime.has_processes:
         pytest.skip("a call in this process has ended before anyone can wait for it")
     actor = runtime.spawn(Counter, 1)
-    with pytest.raises(TimeoutError, match="sampling a batch took longer than 0.2 s"):
+    with pytest.raises(TimeoutError, match=r"sampling a batch took longer than 0\.2 s"):
         gather(runtime, [actor.call("sleep")], timeout_s=0.2, what="sampling a batch")
     runtime.kill(actor)
 

@@ -164,3 +164,20 @@ def test_end_of_sequence_tokens_come_from_both_files(checkpoint, tmp_path, hf_gr
     )
     assert output.outputs[0].token_ids == response[:9]
     assert output.outputs[0].finish_reason == "length"
+
+
+def test_the_triton_kernels_generate_what_the_reference_does(checkpoint, prompts, hf_greedy):
+    """On a CPU the kernels are interpreted, hence few tokens."""
+    llm = LLM(
+        checkpoint,
+        skip_tokenizer_init=True,
+        impl="triton",
+        dtype="float32",
+        max_num_seqs=4,
+        max_num_batched_tokens=24,
+        gpu_memory_utilization=0.05,
+    )
+    params = SamplingParams(temperature=0, max_tokens=2, n=2)
+    outputs = llm.generate([prompts[0], prompts[3]], params)
+    expected = [hf_greedy(checkpoint, prompt, 2) for prompt in (prompts[0], prompts[3])]
+    assert tokens(outputs) == [expected[0], expected[0], expected[1], expected[1]]

@@ -1,18 +1,15 @@
-"""Records of the engine: calls, actors and the processes that run them."""
+"""The engine's table of calls: what each needs, keeps alive and owes. No I/O."""
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
-from .messages import Spec
-from .value import Value
-
-
-class WorkerKey(NamedTuple):
-    """Processes with equal keys may run each other's tasks."""
-
-    env: tuple[tuple[str, str], ...]
-    gpu_ids: tuple[str, ...]
+from .arenas import Arenas, Send
+from .errors import ObjectLostError
+from .messages import RawValue, Run, Spec
+from .objects import Entry, Objects
+from .value import Value, error_value
 
 
 @dataclass(slots=True, eq=False)
@@ -21,12 +18,19 @@ class Call:
 
     spec: Spec
     caller: int
-    missing: int
-    """Arguments that are not ready."""
     pins: tuple[int, ...]
     """Objects kept for it."""
     retries_left: int
+    num_missing: int = 0
+    """Arguments that are not ready."""
     state: Literal["waiting", "queued", "running"] = "waiting"
+
+
+class WorkerKey(NamedTuple):
+    """Processes with equal keys may run each other's tasks."""
+
+    env: tuple[tuple[str, str], ...]
+    gpu_ids: tuple[str, ...]
 
 
 @dataclass(slots=True, eq=False)
@@ -45,25 +49,109 @@ class Worker:
     num_blocked: int = 0
 
 
-@dataclass(slots=True, eq=False)
-class Actor:
-    """An actor from creation to death."""
+class Calls:
+    """Every call that has not ended."""
 
-    creation: Call
-    worker: Worker | None = None
-    queues: dict[int, deque[Call]] = field(default_factory=dict)
-    """Calls not sent yet, in order, by caller."""
-    death: Value | None = None
-    """What every call raises once it is dead."""
-    is_retired: bool = False
-    """No handle is left: it ends after its last call."""
+    def __init__(self, objects: Objects, arenas: Arenas, send: Send) -> None:
+        self._objects, self._arenas, self._send = objects, arenas, send
+        self._codes: dict[bytes, bytes] = {}
+        self._calls: dict[int, Call] = {}
 
-    @property
-    def name(self) -> str:
-        """The class name."""
-        return self.creation.spec.name
+    def __getitem__(self, call_id: int) -> Call:
+        return self._calls[call_id]
 
-    @property
-    def is_idle(self) -> bool:
-        """Whether no call is queued or running."""
-        return not any(self.queues.values()) and not (self.worker and self.worker.calls)
+    def get(self, call_id: int) -> Call | None:
+        """Return the call, or None when it has ended."""
+        return self._calls.get(call_id)
+
+    def live(self) -> list[Call]:
+        """Return every call that has not ended."""
+        return list(self._calls.values())
+
+    def add_code(self, code_id: bytes, blob: bytes, *, held: Sequence[int]) -> None:
+        """Keep a function or class, and what it refers to, for as long as the engine lives."""
+        if code_id not in self._codes:
+            self._codes[code_id] = blob
+            for object_id in held:
+                self._objects.pin(object_id)
+
+    def add(self, caller: int, spec: Spec, *, on_ready: Callable[[Call], None]) -> Call:
+        """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
+        for object_id in spec.returns:
+            self._objects.create(object_id, caller)
+        pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
+        for object_id in pins:
+            self._objects.pin(object_id)
+        if spec.args_id and spec.args is not None:
+            value = Value(*spec.args)
+            self._arenas.retain(value)
+            self._objects.adopt(spec.args_id, value, contains=spec.held)
+            pins = (*pins, spec.args_id)
+        call = self._calls[spec.id] = Call(spec, caller, pins, spec.retries)
+        self._watch_arguments(call, on_ready)
+        return call
+
+    def argument_error(self, call: Call) -> Value | None:
+        """Return the error of the first argument that failed."""
+        for object_id in call.spec.deps:
+            entry = self._objects.get(object_id)
+            if entry is None:
+                reason = f"argument {object_id:x} of {call.spec.name} does not exist (any more)"
+                return error_value(ObjectLostError(reason))
+            if entry.is_error:
+                return entry.value
+        return None
+
+    def send(self, worker: Worker, call: Call) -> None:
+        """Send a call whose arguments are ready, and before it whatever it needs."""
+        spec = call.spec
+        call.state = "running"
+        worker.calls[spec.id] = call
+        if spec.code and spec.code not in worker.codes:
+            worker.codes.add(spec.code)
+            self._send(worker.id, ("code", spec.code, self._codes[spec.code]))
+        deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
+        if spec.args is not None:
+            self._arenas.ship(worker.id, Value(*spec.args))
+        head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
+        run = Run(*head, spec.args, spec.args_id, deps, spec.returns)
+        self._send(worker.id, ("run", *run))
+
+    def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
+        """End a call with its results."""
+        for object_id, (raw, held) in zip(call.spec.returns, results, strict=True):
+            value = Value(*raw)
+            self._arenas.retain(value)
+            self._objects.complete(object_id, value, contains=held)
+        self._forget(call)
+
+    def fail(self, call: Call, error: Value) -> None:
+        """End a call with an error in place of every result."""
+        for object_id in call.spec.returns:
+            self._objects.complete(object_id, error, is_error=True)
+        self._forget(call)
+
+    def _watch_arguments(self, call: Call, on_ready: Callable[[Call], None]) -> None:
+        def ready(object_id: int, entry: Entry) -> None:
+            del object_id, entry
+            call.num_missing -= 1
+            if not call.num_missing and call.spec.id in self._calls:
+                on_ready(call)
+
+        for object_id in set(call.spec.deps):
+            entry = self._objects.get(object_id)
+            if entry is not None and entry.value is None:
+                call.num_missing += 1
+                entry.watchers.append(ready)
+
+    def _ship(self, worker: Worker, object_id: int) -> Value:
+        entry = self._objects.get(object_id)
+        assert entry is not None, "arguments are pinned"
+        assert entry.value is not None, "arguments are ready"
+        self._arenas.ship(worker.id, entry.value)
+        return entry.value
+
+    def _forget(self, call: Call) -> None:
+        if self._calls.pop(call.spec.id, None) is not None:
+            for object_id in call.pins:
+                self._objects.unpin(object_id)

@@ -10,10 +10,13 @@ To the engine::
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
     done    call_id, [(value, held)], error
+    failed  call_id, text                   a constructor raised
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
-    ask     req, what, argument -> anything plain
+    resources req, is_available -> ("plain", {name: amount})
+    reserve req, name, actor_id -> ("plain", whether the name was free)
+    named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id
     group   group_id, bundles, strategy
     ungroup group_id

@@ -1,23 +1,217 @@
-"""The engine as a state machine: messages in, messages out, no sockets and no clocks.
+"""The engine as a state machine: messages in, messages out, no sockets, no clock, no threads.
 
 ``Rim`` is all it knows of the outside. Whoever drives it (``engine.py``) holds one lock around
 every call, so nothing here is concurrent.
 """
 
-import os
-import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .arenas import Arenas
-from .actors import Actors
-from .calls import Call, Worker
-from .errors import EngineError, PlacementGroupRemovedError, WorkerCrashedError
-from .messages import DRIVER, Run, Spec
+from .errors import EngineError, PlacementGroupRemovedError
+from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
-from .resources import Pool, bundle_demand, readable
-from .scheduler import Request, Scheduler
+from .placement import Strategy
+from .resources import Demand, Pool, readable
+from .scheduler import Scheduler
+from .supervisor import Supervisor
 from .value import Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
 from .wire import Message
-from .workers import Workers
+
+_NONE = inline(pickled(None))
+
+
+class Rim(Protocol):
+    """The effects of a node."""
+
+    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+        """Start a process that first reads ``setup``."""
+        ...
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL a process."""
+        ...
+
+    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+        """Send to a worker, or do in the driver what the message says."""
+        ...
+
+    def answer(self, req: int, payload: Answer) -> None:
+        """Answer a question of the driver."""
+        ...
+
+    def close_arena(self, arena_id: int) -> None:
+        """The arena is gone from the table."""
+        ...
+
+
+class Node:
+    """One machine's tables: objects, calls, actors, resources and who waits for what."""
+
+    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int) -> None:
+        self._rim, self._totals = rim, dict(pool.totals)
+        self.objects = Objects()
+        self.arenas = Arenas(rim.send, rim.close_arena)
+        self.scheduler = Scheduler(pool)
+        self.supervisor = Supervisor(
+            self.objects, self.scheduler, self.arenas, rim, max_idle=max_idle
+        )
+        self._waits = Waits(
+            self.objects,
+            self._answer,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
+        self._handlers: dict[str, Callable[..., None]] = {
+            "arena": self._on_arena,
+            "call": self._on_call,
+            "cancel": self._on_cancel,
+            "code": self._on_code,
+            "done": self._on_done,
+            "failed": self._on_failed,
+            "get": self._on_get,
+            "group": self._on_group,
+            "holds": self._on_holds,
+            "kill": self._on_kill,
+            "named": self._on_named,
+            "put": self._on_put,
+            "reserve": self._on_reserve,
+            "resources": self._on_resources,
+            "retire": self._on_retire,
+            "ungroup": self._on_ungroup,
+            "wait": self._on_wait,
+        }
+
+    def handle(self, process: int, message: Message, *, fd: int | None = None) -> None:
+        """Do what a process asks; ``fd`` is the file that came with an "arena" message."""
+        if message[0] == "arena":
+            self._on_arena(process, *message[1:], fd=fd)
+        else:
+            self._handlers[message[0]](process, *message[1:])
+
+    def settle(self) -> None:
+        """Start what can start and free what nobody holds; call after every batch of messages."""
+        for group in self.scheduler.place_groups():
+            self.objects.complete(group, _NONE)
+        for grant in self.scheduler.schedule():
+            self.supervisor.start(grant)
+        freed = self.objects.take_freed()
+        while freed:
+            for dead in freed:
+                if dead.value is not None:
+                    self.arenas.release(dead.value)
+                self.supervisor.actors.retire(dead.id)
+            freed = self.objects.take_freed()
+
+    def worker_exited(self, worker: int, status: int) -> None:
+        """A worker process is gone; ``status`` is what waitpid said of it."""
+        self.objects.drop_process(worker)
+        self._waits.drop_process(worker)
+        self.supervisor.exited(worker, status)
+        self.arenas.drop_process(worker)
+
+    def break_down(self, reason: str) -> None:
+        """Fail everything under way and to come: the engine has lost its processes."""
+        error = error_value(EngineError(reason))
+        self.supervisor.break_down(error)
+        self._waits.fail_all(tuple(error))
+
+    # -- messages ----------------------------------------------------------------------------
+
+    def _on_holds(self, process: int, changes: Sequence[tuple[int, int]]) -> None:
+        for object_id, delta in changes:
+            self.objects.hold(process, object_id, delta)
+
+    def _on_put(self, process: int, object_id: int, raw: RawValue, held: Sequence[int]) -> None:
+        value = Value(*raw)
+        self.arenas.retain(value)
+        self.objects.create(object_id, process)
+        self.objects.complete(object_id, value, contains=held)
+
+    def _on_get(self, process: int, req: int, ids: Sequence[int]) -> None:
+        self._waits.ask((process, req), ids)
+
+    def _on_wait(self, process: int, req: int, ids: Sequence[int], num_ready: int) -> None:
+        self._waits.ask((process, req), ids, num_ready=num_ready)
+
+    def _on_cancel(self, process: int, req: int) -> None:
+        self._waits.cancel((process, req))
+
+    def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
+        del process
+        self.supervisor.calls.add_code(code_id, blob, held=held)
+
+    def _on_call(self, process: int, *fields: Any) -> None:
+        self.supervisor.submit(process, Spec(*fields))
+
+    def _on_done(
+        self,
+        process: int,
+        call_id: int,
+        results: Sequence[tuple[RawValue, Sequence[int]]],
+        error: RawValue | None,
+    ) -> None:
+        self.supervisor.done(process, call_id, results=results, error=error)
+
+    def _on_failed(self, process: int, call_id: int, text: str) -> None:
+        self.supervisor.constructor_failed(process, call_id, text)
+
+    def _on_kill(self, process: int, actor_id: int) -> None:
+        del process
+        self.supervisor.actors.bury(actor_id, "was killed by kill()")
+
+    def _on_group(
+        self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
+    ) -> None:
+        self.objects.create(group, process)
+        self.objects.pin(group)  # group handles are not counted: it lives until removed
+        self.objects.hold(process, group, -1)
+        self.scheduler.add_group(group, bundles, strategy)
+
+    def _on_ungroup(self, process: int, group: int) -> None:
+        del process
+        if self.scheduler.has_group(group):
+            self.supervisor.remove_group(group)
+            entry = self.objects.get(group)
+            if entry is not None and entry.value is None:
+                gone = PlacementGroupRemovedError(f"placement group {group:x} was removed")
+                self.objects.complete(group, error_value(gone), is_error=True)
+            self.objects.unpin(group)
+
+    def _on_arena(self, process: int, arena_id: int, size: int, *, fd: int | None) -> None:
+        assert fd is not None, "an arena comes with its file"
+        self.arenas.add(arena_id, owner=process, size=size, fd=fd)
+
+    def _on_retire(self, process: int, arena_id: int) -> None:
+        del process
+        self.arenas.close(arena_id)
+
+    def _on_resources(self, process: int, req: int, is_available: bool) -> None:
+        amounts = self.scheduler.available() if is_available else self._totals
+        self._answer((process, req), ("plain", readable(amounts.items())))
+
+    def _on_reserve(self, process: int, req: int, label: str, actor_id: int) -> None:
+        is_new = self.supervisor.actors.reserve(label, actor_id)
+        self._answer((process, req), ("plain", is_new))
+
+    def _on_named(self, process: int, req: int, label: str) -> None:
+        info = self.supervisor.actors.find(label)
+        if info is not None:
+            self.objects.hold(process, info[0], 1)
+        self._answer((process, req), ("plain", info))
+
+    # -- answers -----------------------------------------------------------------------------
+
+    def _answer(self, asker: Asker, payload: Answer) -> None:
+        process, req = asker
+        if payload[0] == "values":
+            for _, value in payload[1]:
+                self.arenas.ship(process, value)
+            payload = ("values", [(object_id, tuple(value)) for object_id, value in payload[1]])
+        elif payload[0] == "error":
+            payload = ("error", tuple(payload[1]))
+        if process == DRIVER:
+            self._rim.answer(req, payload)
+        else:
+            self._rim.send(process, ("reply", req, payload))

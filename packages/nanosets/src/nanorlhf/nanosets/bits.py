@@ -49,7 +49,8 @@ class Bits:
         base: Any = self.base[chunk]
         if not self.has_gaps:
             at = base + local
-            return ((self.data[at >> 3] >> (at & 7).astype(np.uint8)) & 1).astype(np.bool_)
+            found: Mask = ((self.data[at >> 3] >> (at & 7).astype(np.uint8)) & 1).astype(np.bool_)
+            return found
         absent = np.broadcast_to(base < 0, local.shape)
         out = np.ones(local.shape, np.bool_)
         at = np.broadcast_to(base, local.shape)[~absent] + local[~absent]

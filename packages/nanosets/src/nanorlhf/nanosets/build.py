@@ -45,7 +45,9 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
         return lists(values.offsets, _flat(np.asarray(values.values), field))
     if isinstance(values, str | bytes | Mapping):
         kind = type(values).__name__
-        raise SchemaError(field, f"a column is a sequence of values, not a {kind}; wrap it in a list")
+        raise SchemaError(
+            field, f"a column is a sequence of values, not a {kind}; wrap it in a list"
+        )
     if hasattr(values, "__array__"):
         return _from_array(np.asarray(values), field)
     rows = list(values)
@@ -264,7 +266,9 @@ _MAKERS: dict[str, Callable[[list[Any], Collection[type], str], Array]] = {
 def _from_array(array: NDArray[Any], field: str) -> Array:
     """One row per entry of the first axis."""
     if array.ndim == 0:
-        raise SchemaError(field, f"a column is a sequence of values, not {array!r}; wrap it in a list")
+        raise SchemaError(
+            field, f"a column is a sequence of values, not {array!r}; wrap it in a list"
+        )
     if array.dtype.kind not in "biuf":
         return build(array.tolist(), field=field)
     if array.ndim == 1:

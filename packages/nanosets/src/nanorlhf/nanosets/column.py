@@ -17,7 +17,7 @@ from .arrays import Array, Bools, Nulls, Numbers
 from .bits import Chunk
 from .convert import concat, convert
 from .errors import CorruptFileError
-from .gather import Ints, Ragged, offsets_of, packed, resolve
+from .gather import Ints, Ragged, expand, offsets_of, packed, resolve
 from .nested import Lists, Text
 from .reader import File
 from .types import DType
@@ -212,7 +212,8 @@ class Column(Sequence[Any]):
 
         found = self._by_part(indices, rows)
         if isinstance(found, _Whole):
-            return found.result
+            values: list[Any] = found.result
+            return values
         out: list[Any] = [None] * len(indices)
         for piece in found:
             for at, value in zip(piece.at.tolist(), piece.result, strict=True):
@@ -223,15 +224,14 @@ class Column(Sequence[Any]):
         """Return the values at ``indices``, none of them negative, as a compact array."""
         found = self._by_part(indices, lambda part, rows: part.array.take(*part.locate(rows)))
         if isinstance(found, _Whole):
-            return found.result
+            array: Array = found.result
+            return array
         order = np.concatenate([piece.at for piece in found])
         back = np.empty(len(order), np.int64)
         back[order] = np.arange(len(order))
         return concat([piece.result for piece in found]).take(0, back)
 
-    def _by_part(
-        self, indices: Ints, read: Callable[[Part, Ints], Any]
-    ) -> "_Whole | list[_Piece]":
+    def _by_part(self, indices: Ints, read: Callable[[Part, Ints], Any]) -> "_Whole | list[_Piece]":
         """Call ``read`` once for each part that ``indices`` touch."""
         rows = indices if self.rows is None else self.rows[indices]
         if len(self.parts) == 1:
@@ -380,6 +380,10 @@ def _gather(part: Part, rows: Ints) -> Ragged:
     if isinstance(child, Numbers) and child.valid is None:
         base = child.base[chunk]
         return Ragged(_own(packed(child.values, base + starts, base + stops)), offsets)
+    if isinstance(child, Bools) and child.valid is None:
+        lengths = stops - starts
+        chunks = chunk if isinstance(chunk, int) else np.repeat(chunk, lengths)
+        return Ragged(child.bits.test(chunks, expand(starts, lengths)), offsets)
     inner = child.spans(chunk, starts, stops)
     if isinstance(inner, Nulls) and inner.length == 0:
         return Ragged(np.zeros(0, np.int64), offsets)

@@ -11,7 +11,7 @@ from .bits import Bits, Mask
 from .errors import SchemaError
 from .gather import offsets_of
 from .nested import Lists, Structs, Text
-from .types import Bool, DType, List, Null, Number, Struct, Utf8
+from .types import Bool, DType, List, Number, Struct, Utf8, unify_all
 
 
 def all_null(dtype: DType, length: int) -> Array:
@@ -56,6 +56,16 @@ def concat(arrays: Sequence[Array]) -> Array:
     lengths = np.concatenate([np.diff(a.edges[: a.length + 1]) for a in lists])
     child = concat([a.child for a in lists])
     return type(first)(first.dtype, offsets_of(lengths), child, valid=valid)
+
+
+def merge(parts: Sequence[Structs]) -> Structs:
+    """Return struct arrays end to end, in the smallest type that holds all of them.
+
+    Raises:
+        SchemaError: There is none.
+    """
+    wide = unify_all(part.dtype for part in parts)
+    return cast(Structs, concat([convert(part, wide) for part in parts]))
 
 
 def _concat_validity(arrays: Sequence[Array]) -> Bits | None:
@@ -118,7 +128,9 @@ def _convert_numbers(array: Numbers, dtype: Number, field: str) -> Numbers:
     with np.errstate(all="ignore"):
         new = old.astype(dtype.numpy)
         if source == "f" and target != "f":
-            raise SchemaError(field, f"holds {array.dtype}, asked is {dtype}; round the values first")
+            raise SchemaError(
+                field, f"holds {array.dtype}, asked is {dtype}; round the values first"
+            )
         if source == "f":
             bad = np.isinf(new) & np.isfinite(old)
         else:
@@ -132,7 +144,7 @@ def _convert_numbers(array: Numbers, dtype: Number, field: str) -> Numbers:
 def _changed_sign(new: NDArray[Any], old: NDArray[Any]) -> Mask:
     sign: Mask = (new < 0) != (old < 0)
     if new.dtype.kind == "f":
-        return sign | (np.abs(new) >= float(np.iinfo(old.dtype).max) + 1)
+        sign |= np.abs(new) >= float(np.iinfo(old.dtype).max) + 1
     return sign
 
 

@@ -24,9 +24,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import SchemaError
 from .gather import Ints
-from .types import MAX_DEPTH, Bool, DType, List, Null, Schema, Struct, Utf8, parse
+from .types import Bool, DType, List, Null, Number, Schema, Struct, Utf8, parse
 
 MAGIC = b"\x89NANO\r\n\x1a"
 MAJOR = 1
@@ -94,11 +93,10 @@ def slots_of(dtype: DType) -> Iterator[str]:
         yield from ("offsets", "data") if isinstance(dtype, Utf8) else ("data",)
 
 
-def data_bytes(dtype: DType, counts: Ints) -> Ints:
+def data_bytes(dtype: Bool | Number, counts: Ints) -> Ints:
     """Return the bytes of the data buffer of ``counts`` numbers or bools."""
-    if isinstance(dtype, Bool):
-        return (counts + 7) >> 3
-    return counts * int(dtype.numpy.itemsize)  # type: ignore[attr-defined]
+    sizes: Ints = (counts + 7) >> 3 if isinstance(dtype, Bool) else counts * dtype.numpy.itemsize
+    return sizes
 
 
 def encode_header(uuid: bytes) -> bytes:
@@ -154,23 +152,23 @@ def decode_footer(data: bytes) -> Footer:
         raw = json.loads(data)
         known = (raw["checksum"], raw["compression"])
         offset, size = raw["directory"]
+        names = [column["name"] for column in raw["schema"]]
         schema = Schema.of({column["name"]: parse(column["type"]) for column in raw["schema"]})
-        doubled = len(schema) != len(raw["schema"])
-        numbers = [raw["rows"], raw["chunks"], raw["slots"], offset, size]
+        rows, chunks, slots = raw["rows"], raw["chunks"], raw["slots"]
         metadata = dict(raw["metadata"])
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"footer: {type(error).__name__} {error}") from None
-    except SchemaError as error:
-        raise FormatError(f"footer: {error}") from None
-    if doubled or not all(type(n) is int and 0 <= n < 2**63 for n in numbers):
-        raise FormatError("footer: a column stands twice, or a count is not a natural number")
+    if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
+        raise FormatError(f"footer: the column names {names} are not distinct strings")
+    counts = (rows, chunks, slots, offset, size)
+    if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
+        raise FormatError(f"footer: one of {counts} is no count")
     if known != ("crc32", None):
-        raise FormatError(f"footer: checksum and compression {known}, this reader knows crc32 and None")
-    footer = Footer(schema, *numbers[:4], metadata)
-    slots = sum(1 for _ in slots_of(schema.struct)) - 1
-    if footer.slots != slots or size != footer.chunks * (1 + 3 * slots) * 8:
-        raise FormatError(f"footer: {footer.slots} slots and {size} directory bytes do not fit its schema")
-    return footer
+        raise FormatError(f"footer: {known} is asked, this reader knows crc32 without compression")
+    wanted = sum(1 for _ in slots_of(schema.struct)) - 1
+    if slots != wanted or size != chunks * (1 + 3 * slots) * 8:
+        raise FormatError(f"footer: {slots} slots and a directory of {size} bytes do not fit it")
+    return Footer(schema, rows, chunks, slots, offset, metadata)
 
 
 def encode_trailer(trailer: Trailer) -> bytes:
@@ -224,14 +222,3 @@ def check_directory(entries: Ints, footer: Footer, footer_offset: int) -> None:
     order = np.argsort(starts, kind="stable")
     if (starts[order][1:] < stops[order][:-1]).any():
         raise FormatError("directory: two buffers overlap")
-
-
-def depth_is_allowed(dtype: DType, depth: int = 0) -> bool:
-    """Return whether a type nests no deeper than a file may."""
-    if depth > MAX_DEPTH:
-        return False
-    if isinstance(dtype, List):
-        return depth_is_allowed(dtype.item, depth + 1)
-    if isinstance(dtype, Struct):
-        return all(depth_is_allowed(f.dtype, depth + 1) for f in dtype.fields)
-    return True

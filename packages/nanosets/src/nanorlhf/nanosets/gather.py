@@ -3,6 +3,7 @@
 Shape legend: B = ranges (rows), T = elements of all of them, L = elements of the longest.
 """
 
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 LOOP_MEAN_LENGTH = 32
-"""Mean elements of a range from which slicing beats index arithmetic (benchmarks/bench_gather.py)."""
+"""Mean elements of a range from which slicing beats index arithmetic, about."""
 
 
 class Ragged(NamedTuple):
@@ -36,7 +37,7 @@ class Ragged(NamedTuple):
     def rows(self) -> list[NDArray[Any]]:
         """Return each row as a view of ``values``."""
         edges = self.offsets.tolist()
-        return [self.values[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+        return [self.values[a:b] for a, b in pairwise(edges)]
 
     def padded(
         self, *, pad_value: float = 0, length: int | None = None, left: bool = False
@@ -120,7 +121,7 @@ def resolve(key: object, size: int) -> Ints:
 
 
 def _numbers(key: object) -> Ints:
-    array = np.asarray(list(key) if isinstance(key, map | filter | zip) else key)  # type: ignore[call-overload]
+    array = np.asarray(list(key) if isinstance(key, map | filter | zip) else key)
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":

@@ -115,7 +115,7 @@ class Text(Lists):
         assert isinstance(self.child, Numbers)
         starts, stops = self.bounds(chunk, local)
         base = self.child.base[chunk]
-        data = memoryview(np.ascontiguousarray(self.child.values))
+        data = self.child.values.data
         pairs = zip((base + starts).tolist(), (base + stops).tolist(), strict=True)
         return self._with_nulls([str(data[a:b], "utf-8") for a, b in pairs], chunk, local)
 

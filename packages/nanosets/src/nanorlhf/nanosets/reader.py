@@ -83,7 +83,7 @@ class File:
         if start % ALIGNMENT or start < HEADER.size or stop > footer_offset:
             raise FormatError(f"directory: {start} .. {stop} is not before the footer")
         raw = self._bytes[start:stop]
-        if zlib.crc32(raw) != crc:
+        if zlib.crc32(raw.data) != crc:
             raise FormatError("directory: checksum does not match")
         entries = raw.view("<i8").reshape(self.footer.chunks, width)
         check_directory(entries, self.footer, footer_offset)
@@ -111,7 +111,7 @@ class File:
         """
         for chunk, slots in enumerate(self._slots.tolist()):
             for slot, (offset, size, crc) in enumerate(slots):
-                if offset >= 0 and zlib.crc32(self._bytes[offset : offset + size]) != crc:
+                if offset >= 0 and zlib.crc32(self._bytes[offset : offset + size].data) != crc:
                     where = f"{self._slot_name(slot)} of chunk {chunk}: checksum does not match"
                     raise CorruptFileError(self.path, where)
         for name in self.schema:
@@ -192,7 +192,9 @@ class _Columns:
     def flat(self, dtype: Number | Bool, counts: Ints, length: int, valid: Bits | None) -> Array:
         start = self.buffer(data_bytes(dtype, counts), "data")
         if isinstance(dtype, Bool):
-            return Bools(Bits(self.file.view(np.dtype("u1")), start * 8), length=length, valid=valid)
+            return Bools(
+                Bits(self.file.view(np.dtype("u1")), start * 8), length=length, valid=valid
+            )
         values = self.file.view(dtype.numpy)
         base = start // dtype.numpy.itemsize
         return Numbers(dtype, values, length=length, valid=valid, base=base)

@@ -9,9 +9,9 @@ field name that is not an identifier is quoted as in JSON. Every value of every 
 """
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
@@ -186,7 +186,9 @@ class _Reader:
     def word(self) -> str:
         self.eat("")
         start = self.at
-        while self.at < len(self.text) and (self.text[self.at].isalnum() or self.text[self.at] == "_"):
+        while self.at < len(self.text) and (
+            self.text[self.at].isalnum() or self.text[self.at] == "_"
+        ):
             self.at += 1
         return self.text[start : self.at]
 
@@ -281,3 +283,21 @@ def _unify_structs(a: Struct, b: Struct, field: str) -> Struct:
         path = f"{field}.{other.name}" if field else other.name
         types[other.name] = unify(types.get(other.name, other.dtype), other.dtype, field=path)
     return Struct(tuple(Field(name, dtype) for name, dtype in types.items()))
+
+
+def unify_all(structs: Iterable[Struct]) -> Struct:
+    """Return the smallest struct type that holds the values of all of them."""
+    return reduce(lambda a, b: _unify_structs(a, b, ""), structs)
+
+
+def depth_of(dtype: DType) -> int:
+    """Return how deep a type nests: 0 for a number, 1 for a list of numbers.
+
+    >>> depth_of(parse("list<struct<a: int8>>"))
+    2
+    """
+    if isinstance(dtype, List):
+        return 1 + depth_of(dtype.item)
+    if isinstance(dtype, Struct):
+        return 1 + max((depth_of(f.dtype) for f in dtype.fields), default=0)
+    return 0

@@ -20,10 +20,8 @@ from .errors import SchemaError
 from .format import (
     ABSENT,
     HEADER,
-    MAX_DEPTH,
     Footer,
     Trailer,
-    depth_is_allowed,
     encode_footer,
     encode_header,
     encode_trailer,
@@ -32,7 +30,7 @@ from .format import (
 )
 from .nested import Structs
 from .reader import File
-from .types import Features, Schema, Struct, unify
+from .types import MAX_DEPTH, Features, Schema, Struct, depth_of, unify
 
 BLOCK_ROWS = 1024
 """Rows given one at a time that are turned into columns together."""
@@ -69,7 +67,7 @@ class Sink:
                 entry.extend(ABSENT)
                 continue
             data = np.ascontiguousarray(buffer).view(np.uint8)
-            entry.extend((self._put(data), data.nbytes, zlib.crc32(data)))
+            entry.extend((self._put(data), data.nbytes, zlib.crc32(data.data)))
         self._entries.append(entry)
         self.rows += rows
 
@@ -81,7 +79,7 @@ class Sink:
         footer = Footer(schema, self.rows, len(self._entries), slots, at, metadata)
         raw = encode_footer(footer, directory.nbytes, f"nanosets {_version()}")
         start = self._put(raw)
-        crcs = zlib.crc32(raw), zlib.crc32(directory)
+        crcs = zlib.crc32(raw), zlib.crc32(directory.data)
         self._put(encode_trailer(Trailer(start, len(raw), self._at + HEADER.size, *crcs)))
         os.fsync(self._file.fileno())
         self._file.close()
@@ -145,7 +143,10 @@ class Writer:
         return self
 
     def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
     ) -> None:
         if kind is None:
             self.close()
@@ -232,9 +233,9 @@ class Writer:
 
     def _widen(self, schema: Schema) -> None:
         old, self._schema = self._schema, schema
-        for dtype in schema.values():
-            if not depth_is_allowed(dtype, 0):
-                raise SchemaError("", f"nests deeper than {MAX_DEPTH} levels; flatten the values")
+        for name, dtype in schema.items():
+            if depth_of(dtype) > MAX_DEPTH:
+                raise SchemaError(name, f"nests deeper than {MAX_DEPTH} levels; flatten the values")
         assert self._sink is not None
         if schema == old or not self._sink.rows:
             return
@@ -305,9 +306,8 @@ def _version() -> str:
         return "0+source"
 
 
-def write_all(path: str | Path, rows: Iterable[Structs], schema: Schema, **options: Any) -> None:  # noqa: ANN401
+def write_all(path: str | Path, rows: Iterable[Structs], schema: Schema, **options: Any) -> None:
     """Write struct arrays of one schema to a file."""
     with Writer(path, features=schema, **options) as writer:
         for some in rows:
             writer.write_table(some)
-

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from .backward import run_backward
 from .mesh import Mesh
 from .schedule import Op
 
@@ -105,7 +106,7 @@ def run_stage(
 def _backward(source: Tensor | None, output: Tensor, grad: Tensor | None) -> Tensor:
     """Run one backward and return the gradient of the stage's input (empty on the first)."""
     if output.requires_grad:
-        torch.autograd.backward(output, grad)
+        run_backward(output, grad)
     if source is None:
         return output.new_empty(0)
     # A microbatch without masked tokens has a constant loss; the stages before still wait for it.

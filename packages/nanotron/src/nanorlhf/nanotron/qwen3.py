@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from nanorlhf.nanokernels import attention, linear_logprob, rope, rope_table, swiglu
 
+from .backward import recompute
 from .collectives import copy_to_group
 from .config import ModelConfig, check_split
 from .errors import CheckpointError
@@ -25,7 +26,6 @@ from .layers import ColumnLinear, RMSNorm, RowLinear, VocabEmbedding
 from .loss import TokenOutputs
 from .mesh import Mesh
 from .packing import Microbatch
-from .recompute import recompute
 from .spec import Head, param_table, split_layers
 from .weights import HFWeights, fresh
 

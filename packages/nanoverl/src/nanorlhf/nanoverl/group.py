@@ -96,7 +96,7 @@ class TrainGroup:
         return [[[rows[i] for i in indices] for indices in share] for share in shares]
 
     def start_forward(
-        self, role: Role, experience: Experience, stored: Any, *, temperature: float
+        self, role: Role, experience: Experience, stored: object, *, temperature: float
     ) -> tuple[list[Plan], list[Any]]:
         """Start per-token outputs of every sequence; `finish_forward` collects them."""
         lengths = experience.lengths.tolist()
@@ -122,7 +122,7 @@ class TrainGroup:
     def start_update(
         self,
         role: Role,
-        stored: Any,
+        stored: object,
         minibatches: Sequence[Sequence[Plan]],
         *,
         temperature: float,

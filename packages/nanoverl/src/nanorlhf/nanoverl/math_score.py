@@ -59,13 +59,17 @@ def boxed(text: str) -> list[str]:
     >>> boxed(r"\boxed{1}, that is \boxed{\frac{2}{2}}")
     ['1', '\\frac{2}{2}']
     """
-    found = []
-    for match in re.finditer(r"\\f?box(?:ed)?\s*\{", text):
+    found, at = [], 0
+    while match := _BOX.search(text, at):
         end = _closing(text, match.end())
         if end is None:
             return []
         found.append(text[match.end() : end].strip())
+        at = end
     return found
+
+
+_BOX = re.compile(r"\\f?box(?:ed)?\s*\{")
 
 
 def _closing(text: str, start: int) -> int | None:
@@ -85,12 +89,10 @@ def equivalent(predicted: str, reference: str) -> bool:
     >>> equivalent(r"x = \tfrac{3}{2}", "1.5"), equivalent("(1, 2)", "(2, 1)")
     (True, False)
     """
-    if predicted == reference:
-        return bool(reference)
+    if predicted == reference or max(len(predicted), len(reference)) > MAX_CHARS:
+        return predicted == reference != ""
     a, b = normalize(predicted), normalize(reference)
-    if not a or not b or max(len(a), len(b)) > MAX_CHARS:
-        return bool(a) and a == b
-    return _same(a, b)
+    return bool(a) and bool(b) and _same(a, b)
 
 
 _WORDS = (
@@ -124,9 +126,8 @@ _REWRITES: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
     (r"\\rbrace(?![a-zA-Z])", r"\\}"),
     (r"\\(?:cdot|times)(?![a-zA-Z])\s*(?=\d)", r"\\cdot "),
     (r"\b(\d+) (\d+)/(\d+)\b", r"\1\\frac{\2}{\3}"),
-    (r"\\frac\s*(\d)\s*(\d)", r"\\frac{\1}{\2}"),
-    (r"\\frac\s*(\d)\s*\{", r"\\frac{\1}{"),
-    (r"(\\frac\s*\{[^{}]*\})\s*(\d)", r"\1{\2}"),
+    (r"\\frac\s*(\w|\\pi)\s*(?=[\w{\\])", r"\\frac{\1}"),
+    (r"(\\frac\s*\{[^{}]*\})\s*(\w|\\pi)", r"\1{\2}"),
     (r"\\sqrt\s*(\w)", r"\\sqrt{\1}"),
     (r"(\\[a-zA-Z]+) (?=[a-zA-Z])|(?<=\d) (?=\d)", lambda m: (m[1] or "") + "\0"),
     (r" ", ""),
@@ -162,8 +163,7 @@ def normalize(answer: str) -> str:
     ('32348', '\\frac{5}{9}', '90')
     """
     answer = answer.strip()
-    inner = boxed(answer)
-    if len(inner) == 1 and answer.endswith("}") and re.match(r"\\f?box", answer):
+    if _BOX.match(answer) and answer.endswith("}") and len(inner := boxed(answer)) == 1:
         return normalize(inner[0])
     answer = answer.translate(_CHARACTERS)
     for pattern, replacement in _COMPILED:
@@ -276,9 +276,10 @@ def _inside(text: str) -> _Group | None:
 
 def _plus_minus(part: str) -> list[str]:
     r"""Return both values of an expression with one ``\pm``."""
-    if part.count(r"\pm") != 1:
+    sides = _cut(part, r"\pm")
+    if len(sides) != 2:
         return [part]
-    before, after = part.split(r"\pm")
+    before, after = sides
     return [f"{before}+{after}" if before else after.strip(), f"{before}-{after}"]
 
 

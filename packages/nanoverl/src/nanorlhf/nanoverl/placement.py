@@ -15,7 +15,7 @@ MAX_CPU_SLOTS = 4
 
 
 class Placement(NamedTuple):
-    """Devices of the trainer's ranks and of the rollout engines, and the threads each process has."""
+    """Where trainer and engines run, and the threads each of their processes has."""
 
     layout: Layout
     """With ``dp`` a number."""
@@ -66,4 +66,6 @@ def place_here(layout: Layout, *, replicas: int = 0, device: DeviceName = "auto"
         raise ValueError("device='cuda' but this machine shows no CUDA device; use device='cpu'")
     if device == "cuda" or (device == "auto" and devices > 0):
         return place(layout, replicas=replicas, device="cuda", slots=devices, threads=threads)
-    return place(layout, replicas=replicas, device="cpu", slots=os.cpu_count() or 1, threads=threads)
+    return place(
+        layout, replicas=replicas, device="cpu", slots=os.cpu_count() or 1, threads=threads
+    )

@@ -10,11 +10,11 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Self
 
 from nanorlhf.nanosets import Dataset
 
-from .config import RLConfig
+from .config import OptimConfig, RLConfig
 from .estimate import estimate
 from .experience import Experience, Sample, load_samples, save_samples, shuffled_parts
 from .group import TrainGroup
@@ -26,7 +26,10 @@ from .rollout import Prompt, Response, RolloutGroup, prompt_seed
 from .runtime import RuntimeName, create_runtime
 from .sft import lr_schedule
 from .step import Checkpoints, StepResult
-from .worker import Plan
+from .worker import Plan, Role
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 class RLTrainer:
@@ -96,16 +99,14 @@ class RLTrainer:
         resumed = self.checkpoints.latest()
         for role, optim in self.roles.items():
             source = str(resumed / role) if resumed and optim else self.model
-            self.group.load(
-                role, source, optim, dtype=config.dtype, resume=resumed is not None
-            )
+            self.group.load(role, source, optim, dtype=config.dtype, resume=resumed is not None)
         self.group.set_losses(config.algo)
 
     @property
-    def roles(self) -> dict[Any, Any]:
+    def roles(self) -> dict[Role, OptimConfig | None]:
         """The trainer's models and their optimizers; None for a frozen one."""
         config = self.config
-        roles: dict[Any, Any] = {"actor": config.optim}
+        roles: dict[Role, OptimConfig | None] = {"actor": config.optim}
         if config.algo.needs_critic:
             roles["critic"] = config.critic_optim
         if config.algo.needs_reference:
@@ -181,8 +182,8 @@ class RLTrainer:
             versions=response.versions,
             finish_reason=response.finish_reason,
             group=response.prompt,
-            text=self.tokenizer.decode(response.tokens, skip_special_tokens=True),
-            row={k: v for k, v in self.train[prompt.index].items() if k != "prompt_tokens"},
+            text=str(self.tokenizer.decode(response.tokens, skip_special_tokens=True)),
+            row={k: v for k, v in self.train[prompt.row].items() if k != "prompt_tokens"},
         )
 
     def _score(self, samples: list[Sample]) -> list[Sample]:
@@ -225,7 +226,7 @@ class RLTrainer:
         config = self.config
         minibatches = self._minibatches(experience, step)
         stored = self.runtime.put(experience)
-        rates = {"actor": self.actor_lr(step), "critic": self.critic_lr(step)}
+        rates: dict[Role, float] = {"actor": self.actor_lr(step), "critic": self.critic_lr(step)}
         if "critic" not in self.roles:
             del rates["critic"]
         if step < config.critic_warmup:
@@ -285,8 +286,9 @@ class RLTrainer:
         self.close()
 
 
-def load_tokenizer(model: str) -> Any:
+def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":
     """Return the tokenizer of a checkpoint."""
     from transformers import AutoTokenizer  # seconds to import, and workers need none of it
 
-    return AutoTokenizer.from_pretrained(model)
+    tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(model)
+    return tokenizer

@@ -21,8 +21,8 @@ from .weights import Shipment, unpack
 class Prompt(NamedTuple):
     """One question to sample responses for."""
 
-    index: int
-    """Row in the dataset."""
+    row: int
+    """In the dataset."""
     tokens: list[int]
     seed: int
     """Of its first response; response k of the prompt draws from ``seed + k``."""

@@ -17,7 +17,7 @@ class Actor(Protocol):
     """A handle on an instance that may live in another process."""
 
     def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Start ``method`` and return a ref to its result; a ref among ``args`` is resolved first."""
+        """Start ``method`` and return a ref to its result; refs among ``args`` are resolved."""
 
 
 class Runtime(Protocol):

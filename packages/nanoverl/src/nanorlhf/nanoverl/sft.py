@@ -16,6 +16,7 @@ from .order import Order
 from .placement import DeviceName, place_here
 from .runtime import RuntimeName, create_runtime
 from .step import Checkpoints, StepResult
+from .worker import LossSum
 
 
 class SFTTrainer:
@@ -85,7 +86,7 @@ class SFTTrainer:
         for step in range(self.start_step, self.total_steps):
             metrics = self.group.wait(started, "an SFT step")[0]
             done = step + 1
-            pause = self._saves(done) or self._evaluates(done)
+            pause = self._saves(done) or self._evaluates(done) or not self.runtime.has_processes
             if not pause:
                 started = self._start(done)
             now = time.perf_counter()
@@ -126,12 +127,11 @@ class SFTTrainer:
         parts = self.group.wait(self.group.start("sft_evaluate", plans), "validation")
         # Ranks without the model's head report nothing; the tp ranks of one stage report the same.
         last = self.config.layout.pp - 1
-        heads = {
-            at.dp: part
-            for at, part in zip(self.group.places, parts, strict=True)
-            if at.pp == last
+        heads: dict[int, LossSum] = {
+            at.dp: part for at, part in zip(self.group.places, parts, strict=True) if at.pp == last
         }
-        return sum(p.loss for p in heads.values()) / sum(p.tokens for p in heads.values())
+        loss = sum(part.loss for part in heads.values())
+        return loss / sum(part.tokens for part in heads.values())
 
     def _save(self, done: int) -> None:
         folder = self.checkpoints.begin(done)

@@ -44,7 +44,7 @@ class Checkpoints:
         return folder
 
     def commit(self, step: int, state: dict[str, Any]) -> Path:
-        """Put the folder of `begin` and ``state`` in force and delete all but the newest ``keep``."""
+        """Put the folder of `begin` in force, with ``state``; keep the newest ``keep``."""
         folder = self.out / f"step_{step:06d}"
         tmp = folder.with_suffix(".tmp")
         (tmp / "state.json").write_text(json.dumps({"step": step, **state}))

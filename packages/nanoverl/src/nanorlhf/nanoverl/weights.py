@@ -36,14 +36,20 @@ def pack(weights: Iterable[tuple[str, Tensor]]) -> Shipment:
     tensors: dict[str, Tensor | Handle] = {}
     for name, tensor in weights:
         source = tensor.detach()
-        tensors[name] = Handle(*reduce_tensor(source)) if source.is_cuda else source
-    if torch.cuda.is_initialized():
+        tensors[name] = handle(source) if source.is_cuda else source
+    if any(isinstance(tensor, Handle) for tensor in tensors.values()):
         torch.cuda.synchronize()  # the reader has a stream of its own: every write must have ended
     return Shipment(tensors)
 
 
+def handle(tensor: Tensor) -> Handle:
+    """Return what another process needs to map ``tensor``."""
+    rebuild, args = reduce_tensor(tensor)  # type: ignore[no-untyped-call]
+    return Handle(rebuild, args)
+
+
 def unpack(*shipments: Shipment) -> Iterator[tuple[str, Tensor]]:
-    """Yield ``(name, tensor)`` of all ``shipments``; a tensor is valid until the sender changes it."""
+    """Yield ``(name, tensor)`` of all ``shipments``, valid until the sender changes them."""
     for shipment in shipments:
         for name, tensor in shipment.tensors.items():
             yield name, tensor.rebuild(*tensor.args) if isinstance(tensor, Handle) else tensor

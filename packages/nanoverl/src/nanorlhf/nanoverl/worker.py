@@ -212,9 +212,7 @@ def join(parts: list[Tensor | None]) -> Tensor | None:
     return torch.cat([part.cpu() for part in parts if part is not None])
 
 
-def sft_microbatches(
-    data: Dataset | None, plan: Plan, device: torch.device
-) -> list[Microbatch]:
+def sft_microbatches(data: Dataset | None, plan: Plan, device: torch.device) -> list[Microbatch]:
     """Return the rows of an SFT dataset packed as ``plan`` says."""
     assert data is not None, "open_datasets before a step"
     return [sft_microbatch(data, rows).to(device) for rows in plan]
@@ -239,4 +237,3 @@ def adamw(optim: OptimConfig) -> AdamWConfig:
     return AdamWConfig(
         lr=optim.lr, betas=optim.betas, eps=optim.eps, weight_decay=optim.weight_decay
     )
-

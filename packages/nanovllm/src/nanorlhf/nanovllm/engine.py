@@ -13,7 +13,7 @@ from .sampling import SamplingParams
 from .scheduler import Scheduler
 from .sequence import IntArray, Sequence
 from .step import Step
-from .text import Tokenizer, has_stop
+from .text import Tokenizer, has_stop, stop_window
 from .weights import write_weights
 
 
@@ -162,5 +162,6 @@ class Engine:
         state = self.scheduler.state
         assert self.tokenizer is not None, "stop strings without a tokenizer were let in"
         stops = self.scheduler.running[slot].params.stop_strings
-        response = state.tokens[slot, state.prompt_len[slot] : state.length[slot]]
-        return has_stop(self.tokenizer, response.tolist(), stops)
+        end = int(state.length[slot])
+        begin = max(int(state.prompt_len[slot]), end - stop_window(stops))
+        return has_stop(self.tokenizer, state.tokens[slot, begin:end].tolist(), stops)

@@ -32,7 +32,7 @@ class Sender:
     """Moves named arrays to a device in one transfer.
 
     On a CPU the tensors share the arrays' memory. On CUDA they share one device buffer, which the
-    next call overwrites: by then the host has waited for the step that read it.
+    next call overwrites, behind the step that reads it in the order of the stream.
     """
 
     ALIGNMENT = 16
@@ -41,12 +41,17 @@ class Sender:
         self._device = device
         self._host = torch.empty(0, dtype=torch.uint8)
         self._target = torch.empty(0, dtype=torch.uint8, device=device)
+        self._arrived: torch.cuda.Event | None = None
+        if device.type == "cuda":
+            self._arrived = torch.cuda.Event()  # type: ignore[no-untyped-call]
 
     def send(self, arrays: Mapping[str, NDArray[np.generic]]) -> dict[str, Tensor]:
         """Return the arrays as tensors on the device."""
         tensors = {name: torch.from_numpy(np.ascontiguousarray(a)) for name, a in arrays.items()}
-        if self._device.type == "cpu":
+        if self._arrived is None:
             return tensors
+        # A step that samples nothing returns at once, perhaps before its transfer has begun.
+        self._arrived.synchronize()
         ends = np.cumsum(
             [-(-t.nbytes // self.ALIGNMENT) * self.ALIGNMENT for t in tensors.values()]
         )
@@ -56,6 +61,7 @@ class Sender:
             self._part(self._host, parts[name], tensor).copy_(tensor)
         end = int(ends[-1])
         self._target[:end].copy_(self._host[:end], non_blocking=True)
+        self._arrived.record()
         return {name: self._part(self._target, parts[name], t) for name, t in tensors.items()}
 
     def _part(self, buffer: Tensor, begin: int, like: Tensor) -> Tensor:

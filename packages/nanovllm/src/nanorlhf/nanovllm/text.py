@@ -37,15 +37,18 @@ def load_tokenizer(path: str) -> Tokenizer:
     return cast("Tokenizer", AutoTokenizer.from_pretrained(path))
 
 
-def has_stop(tokenizer: Tokenizer, token_ids: list[int], stops: Sequence[str]) -> bool:
-    """Return whether the newest token completes a stop string.
+def stop_window(stops: Sequence[str]) -> int:
+    """Return how many of the last tokens must be looked at for a stop string that ends now.
 
-    Only the tail is decoded: a token spells at least one byte, so a stop string of b bytes that
-    ends now lies within the last b tokens. A few more cover a character cut at the front and
-    special tokens, which spell nothing.
+    A token spells at least one byte, so a stop string of b bytes lies within b tokens. A few more
+    cover a character cut at the front and special tokens, which spell nothing.
     """
-    tail = max(len(stop.encode()) for stop in stops) + 4
-    text = tokenizer.decode(token_ids[-tail:], skip_special_tokens=True)
+    return max(len(stop.encode()) for stop in stops) + 4
+
+
+def has_stop(tokenizer: Tokenizer, token_ids: list[int], stops: Sequence[str]) -> bool:
+    """Return whether the text of the last :func:`stop_window` tokens holds a stop string."""
+    text = tokenizer.decode(token_ids, skip_special_tokens=True)
     return any(stop in text for stop in stops)
 
 

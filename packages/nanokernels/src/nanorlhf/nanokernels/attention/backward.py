@@ -29,19 +29,19 @@ DQ_TILES = {
     (32, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=2),
     (64, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=2),
     (128, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=2),
-    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=2),
-    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=2),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
+    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
     (128, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1),
 }
 DKDV_TILES = {
-    (16, 2): Tile(block_m=64, block_n=128, num_warps=4, num_stages=2),
-    (32, 2): Tile(block_m=64, block_n=128, num_warps=4, num_stages=2),
-    (64, 2): Tile(block_m=64, block_n=128, num_warps=8, num_stages=2),
+    (16, 2): Tile(block_m=32, block_n=128, num_warps=4, num_stages=2),
+    (32, 2): Tile(block_m=32, block_n=128, num_warps=4, num_stages=2),
+    (64, 2): Tile(block_m=64, block_n=128, num_warps=8, num_stages=1),
     (128, 2): Tile(block_m=64, block_n=128, num_warps=8, num_stages=1),
-    (16, 4): Tile(block_m=32, block_n=64, num_warps=4, num_stages=2),
-    (32, 4): Tile(block_m=32, block_n=64, num_warps=4, num_stages=2),
-    (64, 4): Tile(block_m=32, block_n=64, num_warps=4, num_stages=1),
+    (16, 4): Tile(block_m=32, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
+    (32, 4): Tile(block_m=32, block_n=32, num_warps=8, num_stages=1, precision="tf32x3"),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1, precision="tf32x3"),
     (128, 4): Tile(block_m=32, block_n=64, num_warps=8, num_stages=1),
 }
 """Launch parameters by (head dimension, bytes of an element)."""

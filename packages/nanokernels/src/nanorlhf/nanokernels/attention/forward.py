@@ -38,9 +38,9 @@ FORWARD_TILES = {
     (32, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
     (64, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
     (128, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=3),
-    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=2),
-    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=2),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=2),
+    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
+    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
     (128, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1),
 }
 """Launch parameters by (head dimension, bytes of an element)."""

@@ -1,0 +1,315 @@
+"""The engine as one process uses it: values become messages, answers become values.
+
+The driver and every worker run this same code; only the ``Link`` under it differs.
+"""
+
+import hashlib
+import itertools
+import weakref
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from .backend import ActorInfo, Context
+from .errors import GetTimeoutError, InfeasibleError
+from .messages import Kind, RawValue, Slot, Spec
+from .options import Options
+from .placement import Strategy, check_strategy, why_infeasible
+from .refs import HoldLog, ObjectRef
+from .remote import method_names
+from .resources import Demand, bundle_demand, shortage
+from .store import Reader, Writer
+from .value import Pickled, Value, pickled, pickled_code
+from .waits import Answer
+from .wire import Message
+
+
+class Link(Protocol):
+    """How a process reaches the engine. Each method first hands over the process's hold log."""
+
+    def post(self, *messages: Message, fd: int | None = None) -> None:
+        """Send messages, in order; ``fd`` goes with a single one and stays open."""
+        ...
+
+    def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
+        """Send a question and return its answer, or None (and cancel it) after ``timeout_s``."""
+        ...
+
+    def close(self) -> None:
+        """Leave the engine; in the driver, end it."""
+        ...
+
+
+class Client:
+    """A ``Backend`` over a ``Link``.
+
+    Args:
+        link: The way to the engine.
+        process: This process's number.
+        holds: Where this process counts its refs.
+        reader: Maps what others wrote.
+        totals: The node's resources, to refuse at once what can never run.
+        context: Where this process's code runs.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        *,
+        process: int,
+        holds: HoldLog,
+        reader: Reader,
+        totals: Mapping[str, int],
+        context: Context,
+    ) -> None:
+        self.holds = holds
+        self._link, self._reader, self._totals, self._context = link, reader, totals, context
+        numbers = itertools.count((process << 40) + 1)
+        self.next_id = lambda: next(numbers)
+        self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
+        self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+
+    def put(self, value: object) -> int:
+        """Store a value; return its id."""
+        if isinstance(value, ObjectRef):
+            raise TypeError(f"put({value!r}) would be a ref to a ref; pass the ref itself on")
+        object_id, cut = self.next_id(), pickled(value)
+        self._link.post(("put", object_id, tuple(self.writer.write(cut)), cut.held))
+        return object_id
+
+    def get(self, ids: Sequence[int], *, timeout: float | None) -> list[Any]:
+        """Return the values in order, or raise the error of the first that failed."""
+        answer = self._link.ask("get", list(ids), timeout_s=timeout)
+        if answer is None:
+            raise GetTimeoutError(
+                f"get of {len(ids)} object(s) had no result after timeout={timeout} s; the work "
+                f"goes on: get again, or kill the actor"
+            )
+        kind, payload = answer
+        if kind == "error":
+            raise self._reader.load(0, Value(*payload))
+        values = {object_id: Value(*raw) for object_id, raw in payload}
+        return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+
+    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
+        """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
+        answer = self._link.ask("wait", list(ids), num_returns, timeout_s=timeout)
+        if answer is None:
+            answer = self._link.ask("wait", list(ids), 0)
+            assert answer is not None, "a question without a timeout is answered"
+        kind, payload = answer
+        if kind == "error":
+            raise self._reader.load(0, Value(*payload))
+        return set(payload)
+
+    def submit(
+        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
+    ) -> list[int]:
+        """Start a task; return the ids of its results."""
+        name = options.name or getattr(code, "__qualname__", repr(code))
+        returns = tuple(self.next_id() for _ in range(options.num_returns))
+        self._call(
+            "task",
+            f"{name}()",
+            args,
+            kwargs,
+            code=self._code_id(code),
+            returns=returns,
+            retries=options.max_retries,
+            **self._place(options, f"{name}()", default_cpus=1),
+        )
+        return list(returns)
+
+    def create_actor(
+        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
+    ) -> ActorInfo:
+        """Start an actor."""
+        assert isinstance(code, type), "actors are made of classes"
+        place = self._place(options, code.__name__, default_cpus=0)
+        info = ActorInfo(self.next_id(), code.__name__, method_names(code))
+        code_id = self._code_id(code)
+        if options.name is not None:
+            self._reserve(options.name, info.id)
+        self._call(
+            "new",
+            code.__name__,
+            args,
+            kwargs,
+            code=code_id,
+            actor=info.id,
+            label=options.name or "",
+            methods=info.methods,
+            **place,
+        )
+        return info
+
+    def call(
+        self,
+        actor: ActorInfo,
+        method: str,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        *,
+        num_returns: int,
+    ) -> list[int]:
+        """Call a method of an actor."""
+        returns = tuple(self.next_id() for _ in range(num_returns))
+        name = f"{actor.class_name}.{method}()"
+        self._call("method", name, args, kwargs, actor=actor.id, method=method, returns=returns)
+        return list(returns)
+
+    def kill(self, actor_id: int) -> None:
+        """Kill an actor's process."""
+        self._link.post(("kill", actor_id))
+
+    def get_actor(self, name: str) -> ActorInfo:
+        """Return the live actor of that name."""
+        fields = self._ask_plain("named", name)
+        if fields is None:
+            raise ValueError(f"get_actor({name!r}): no live actor has this name")
+        return ActorInfo(fields[0], fields[1], tuple(fields[2]))
+
+    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
+        """Ask for a placement group."""
+        check_strategy(strategy)
+        needs = [bundle_demand(bundle) for bundle in bundles]
+        if not needs or not all(needs):
+            raise ValueError(f"bundles={list(bundles)} must each ask for something; drop empty ones")
+        kind: Strategy = strategy  # type: ignore[assignment]  # checked above
+        reason = why_infeasible(needs, [self._totals], kind)
+        if reason is not None:
+            raise InfeasibleError(f"placement group: {reason}; ask for less or raise init()")
+        group = self.next_id()
+        self._link.post(("group", group, needs, strategy))
+        return group
+
+    def remove_group(self, group_id: int) -> None:
+        """Give a group's resources back."""
+        self._link.post(("ungroup", group_id))
+
+    def resources(self, *, available: bool) -> dict[str, float]:
+        """Return what exists, or what is free now."""
+        amounts: dict[str, float] = self._ask_plain("resources", available)
+        return amounts
+
+    def context(self) -> Context:
+        """Return where this process's code runs."""
+        return self._context
+
+    def shutdown(self) -> None:
+        """Leave the engine."""
+        self._link.close()
+        self.writer.close()
+
+    def _call(
+        self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
+    ) -> None:
+        """Send a call."""
+        deps, args, kwargs = self._lift_refs(args, kwargs)
+        raw, args_id, held = self._pack_arguments(args, kwargs)
+        fields = {"actor": 0, "code": b"", "method": "", "returns": (), **rest}
+        spec = Spec(
+            kind=kind,
+            id=self.next_id(),
+            name=name,
+            args=raw,
+            args_id=args_id,
+            deps=deps,
+            held=held,
+            **fields,
+        )
+        self._link.post(("call", *spec))
+
+    def _lift_refs(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[tuple[int, ...], tuple[Any, ...], Mapping[str, Any]]:
+        """Return the top-level refs and the arguments with slots in their place."""
+        values = (*args, *kwargs.values())
+        if not any(type(value) is ObjectRef for value in values):
+            return (), args, kwargs
+        deps: list[int] = []
+
+        def lift(value: Any) -> Any:
+            if type(value) is not ObjectRef:
+                return value
+            self._check_ours(value)
+            deps.append(value.id)
+            return Slot(len(deps) - 1)
+
+        lifted = tuple(lift(value) for value in args)
+        named = {key: lift(value) for key, value in kwargs.items()}
+        return tuple(deps), lifted, named
+
+    def _pack_arguments(
+        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+    ) -> tuple[RawValue | None, int, tuple[int, ...]]:
+        """Return the arguments as a value, its id if it lies in shared memory, and its refs."""
+        if not args and not kwargs:
+            return None, 0, ()
+        cut: Pickled = pickled((args, dict(kwargs)))
+        value = self.writer.write(cut)
+        return tuple(value), self.next_id() if value.block is not None else 0, cut.held
+
+    def _place(self, options: Options, name: str, *, default_cpus: float) -> dict[str, Any]:
+        """Return where a call may run, after making sure that it can run at all."""
+        needs = options.needs(default_cpus=default_cpus)
+        group = options.placement_group
+        rooms = [self._totals] if group is None else _rooms(options)
+        reasons = [shortage(needs, room) for room in rooms]
+        if all(reason is not None for reason in reasons):
+            where = "this node" if group is None else f"its placement group {group.bundles}"
+            raise InfeasibleError(
+                f"{name} can never run on {where}: {reasons[0]}; ask for less or raise init()"
+            )
+        return {
+            "needs": needs,
+            "group": 0 if group is None else group.id,
+            "bundle": options.placement_group_bundle_index,
+            "env": tuple(sorted(options.env.items())),
+        }
+
+    def _reserve(self, label: str, actor_id: int) -> None:
+        if not self._ask_plain("reserve", label, actor_id):
+            raise ValueError(f"name={label!r} belongs to a live actor; use get_actor({label!r})")
+
+    def _code_id(self, code: Any) -> bytes:
+        """Return the id of a function or class; the engine gets its pickle the first time."""
+        known = self._code_ids.get(code)
+        if known is not None:
+            return known
+        cut = pickled_code(code)
+        code_id = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        self._link.post(("code", code_id, cut.stream, cut.held))
+        self._code_ids[code] = code_id
+        return code_id
+
+    def _ask_plain(self, verb: str, *fields: Any) -> Any:
+        answer = self._link.ask(verb, *fields)
+        assert answer is not None, "a question without a timeout is answered"
+        if answer[0] == "error":
+            raise self._reader.load(0, Value(*answer[1]))
+        return answer[1]
+
+    def _check_ours(self, ref: ObjectRef) -> None:
+        if not ref.belongs_to(self.holds):
+            raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
+
+    def _announce(self, arena_id: int, size: int, fd: int) -> None:
+        self._link.post(("arena", arena_id, size), fd=fd)
+
+    def _retire(self, arena_id: int) -> None:
+        self._link.post(("retire", arena_id))
+
+
+def driver_context() -> Context:
+    """Return the context of the driver."""
+    return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
+
+
+def _rooms(options: Options) -> list[Mapping[str, int]]:
+    """Return the bundles a call may run in, as totals."""
+    group = options.placement_group
+    assert group is not None, "only calls in a group have bundles"
+    index = options.placement_group_bundle_index
+    chosen = group.bundles if index < 0 else (group.bundles[index],)
+    needs: list[Demand] = [bundle_demand(bundle) for bundle in chosen]
+    return [dict(bundle) for bundle in needs]

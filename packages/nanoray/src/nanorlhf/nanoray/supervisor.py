@@ -1,0 +1,258 @@
+"""The life of worker processes and of the calls in them. No I/O.
+
+Whatever happens to a process, every call it had, and every call that comes later, ends: with its
+results, a retry, or a typed error.
+"""
+
+import os
+import signal
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from .actors import Actors
+from .arenas import Arenas
+from .calls import Call, Calls, Worker, WorkerKey
+from .errors import PlacementGroupRemovedError, WorkerCrashedError
+from .messages import RawValue, Spec
+from .objects import Objects
+from .resources import SLOT, UNIT, canonical
+from .scheduler import Grant, Request, Scheduler
+from .value import Value, error_value
+from .wire import Message
+
+
+class Processes(Protocol):
+    """What a supervisor does to processes."""
+
+    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+        """Start a process that first reads ``setup``."""
+        ...
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+        """Send to a process; no harm when it is gone."""
+        ...
+
+
+class Supervisor:
+    """All worker processes of one node.
+
+    Args:
+        objects: The object table.
+        scheduler: Decides who may start.
+        arenas: The table of shared memory.
+        processes: Does what is decided here.
+        max_idle: Processes kept for tasks to come.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        scheduler: Scheduler,
+        arenas: Arenas,
+        processes: Processes,
+        *,
+        max_idle: int,
+    ) -> None:
+        self._scheduler, self._processes, self._max_idle = scheduler, processes, max_idle
+        self.calls = Calls(objects, arenas, processes.send)
+        self.actors = Actors(
+            self.calls,
+            kill=processes.kill,
+            end=lambda worker: processes.send(worker, ("exit",)),
+            withdraw=scheduler.withdraw,
+        )
+        self._workers: dict[int, Worker] = {}
+        self._idle: OrderedDict[int, Worker] = OrderedDict()
+        self._num_forked = 0
+        self._broken: Value | None = None
+
+    def submit(self, caller: int, spec: Spec) -> None:
+        """Accept a call; it starts when its arguments and its resources are there."""
+        call = self.calls.add(caller, spec, on_ready=self._arguments_ready)
+        if self._broken is not None:
+            self.calls.fail(call, self._broken)
+        elif spec.kind == "method":
+            self.actors.queue(call)
+        else:
+            if spec.kind == "new":
+                self.actors.add(call)
+            if not call.num_missing:
+                self._enqueue(call)
+
+    def start(self, grant: Grant) -> None:
+        """Run a call that got its resources."""
+        call = self.calls[grant.id]
+        key = WorkerKey(call.spec.env, grant.gpu_ids)
+        worker = self._idle_worker(key) if call.spec.kind == "task" else None
+        worker = worker or self._fork(key, call)
+        worker.grant = grant.id
+        self.calls.send(worker, call)
+        if worker.actor:
+            self.actors.started(worker)
+
+    def done(
+        self,
+        process: int,
+        call_id: int,
+        *,
+        results: Sequence[tuple[RawValue, Sequence[int]]],
+        error: RawValue | None,
+    ) -> None:
+        """A worker has answered a call."""
+        worker = self._workers.get(process)
+        call = worker.calls.pop(call_id, None) if worker is not None else None
+        if worker is None or call is None:
+            return  # its actor was buried while this was on its way
+        if error is None:
+            self.calls.succeed(call, results)
+        else:
+            self.calls.fail(call, Value(*error))
+        if call.spec.kind == "task":
+            self._scheduler.release(call_id)
+            worker.grant = 0
+            self._rest(worker)
+        else:
+            self.actors.finished(worker.actor)
+
+    def constructor_failed(self, process: int, call_id: int, text: str) -> None:
+        """An actor's constructor raised: the actor never was."""
+        worker = self._workers.get(process)
+        call = worker.calls.pop(call_id, None) if worker is not None else None
+        if worker is not None and call is not None:
+            self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
+            self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
+
+    def exited(self, process: int, status: int) -> None:
+        """A worker process is gone; ``status`` is waitpid's."""
+        worker = self._workers.pop(process)
+        self._idle.pop(process, None)
+        self._scheduler.release(worker.grant)
+        reason = describe_exit(status)
+        if worker.actor:
+            self.actors.bury(worker.actor, f"died: its process {reason}")
+        for call in list(worker.calls.values()):
+            self._retry(call, reason)
+
+    def block(self, process: int) -> None:
+        """A worker waits for objects: others may have its CPUs."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.num_blocked += 1
+            if worker.num_blocked == 1:
+                self._scheduler.pause(worker.grant)
+
+    def unblock(self, process: int) -> None:
+        """A worker goes on."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.num_blocked -= 1
+            if worker.num_blocked == 0:
+                self._scheduler.resume(worker.grant)
+
+    def remove_group(self, group: int) -> None:
+        """Dissolve a placement group and end every call and actor in it."""
+        for call_id in self._scheduler.remove_group(group):
+            self._scheduler.release(call_id)
+            worker = next((w for w in self._workers.values() if w.grant == call_id), None)
+            if worker is not None and worker.actor:
+                self.actors.bury(worker.actor, "died: its placement group was removed")
+                continue
+            call = self.calls[call_id]
+            if worker is not None:
+                worker.calls.clear()
+                self._processes.kill(worker.id)
+            self._abandon(call, _group_removed(call.spec))
+
+    def break_down(self, error: Value) -> None:
+        """Fail every call, now and later: there are no processes any more."""
+        self._broken = error
+        for actor_id in self.actors.ids():
+            self.actors.bury(actor_id, "died: the engine ended")
+        for call in self.calls.live():
+            self.calls.fail(call, error)
+
+    def _arguments_ready(self, call: Call) -> None:
+        if call.spec.kind == "method":
+            self.actors.pump(call.spec.actor)
+        else:
+            self._enqueue(call)
+
+    def _enqueue(self, call: Call) -> None:
+        """Let a task or a constructor compete for resources."""
+        spec = call.spec
+        error = self.calls.argument_error(call)
+        if error is None and spec.group and not self._scheduler.has_group(spec.group):
+            error = _group_removed(spec)
+        if error is not None:
+            self._abandon(call, error)
+            return
+        call.state = "queued"
+        needs = spec.needs
+        if spec.kind == "task" and not spec.group:
+            needs = canonical({**dict(needs), SLOT: UNIT})
+        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle))
+
+    def _abandon(self, call: Call, error: Value) -> None:
+        """End a call that will not run (again)."""
+        self.calls.fail(call, error)
+        if call.spec.kind == "new":
+            self.actors.bury(call.spec.actor, "was never created: its group or an argument failed")
+
+    def _retry(self, call: Call, reason: str) -> None:
+        """Run a task again whose process died, while it has retries left."""
+        spec = call.spec
+        if call.retries_left > 0:
+            call.retries_left -= 1
+            self._enqueue(call)
+            return
+        tries = f" ({spec.retries + 1} times)" if spec.retries else ""
+        crash = WorkerCrashedError(f"task {spec.name} crashed: its process {reason}{tries}")
+        self._abandon(call, error_value(crash))
+
+    def _idle_worker(self, key: WorkerKey) -> Worker | None:
+        for worker in reversed(self._idle.values()):  # the last one used has the warmest caches
+            if worker.key == key:
+                del self._idle[worker.id]
+                return worker
+        return None
+
+    def _fork(self, key: WorkerKey, call: Call) -> Worker:
+        self._num_forked += 1
+        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id)
+        self._workers[worker.id] = worker
+        env = dict(key.env)
+        if key.gpu_ids:
+            env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
+        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
+        self._processes.fork(worker.id, setup)
+        return worker
+
+    def _rest(self, worker: Worker) -> None:
+        """Keep an idle process for the next task, or end the one idle longest."""
+        self._idle[worker.id] = worker
+        if len(self._idle) > self._max_idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._processes.send(oldest.id, ("exit",))
+
+
+def describe_exit(status: int) -> str:
+    """Return what waitpid's status says, in words.
+
+    >>> describe_exit(9), describe_exit(256)
+    ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
+    """
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exited with code {code}"
+    hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
+    return f"was killed by {signal.Signals(-code).name}{hint}"
+
+
+def _group_removed(spec: Spec) -> Value:
+    reason = f"{spec.name}: its placement group was removed; create another and place it there"
+    return error_value(PlacementGroupRemovedError(reason))

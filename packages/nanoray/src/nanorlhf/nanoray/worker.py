@@ -1,0 +1,292 @@
+"""A worker process: runs calls one at a time, in the order they arrive.
+
+One thread does everything: it reads messages when it has nothing to run and while user code waits
+in ``get``. Should user code start threads that call nanoray too, whichever waits first reads for
+all.
+"""
+
+import contextlib
+import faulthandler
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from .backend import Context
+from .client import Client
+from .connection import Connection
+from .errors import task_error
+from .messages import Run, Slot
+from .refs import HoldLog
+from .session import set_current
+from .store import Reader
+from .value import Value, error_value, pickled
+from .waits import Answer
+from .wire import Message
+
+T = TypeVar("T")
+
+
+class WorkerLink:
+    """The socket to the engine, shared by all threads of the process."""
+
+    def __init__(self, connection: Connection, holds: HoldLog, reader: Reader) -> None:
+        self._connection, self._holds, self._reader = connection, holds, reader
+        self._sending = threading.Lock()
+        self._state = threading.Condition()
+        self._is_reading = False
+        self._inbox: deque[Run] = deque()
+        self._replies: dict[int, Answer] = {}
+        self._asked: set[int] = set()
+        self._num_asked = 0
+        self.codes: dict[bytes, bytes] = {}
+        self.free: Callable[[int, int], None] = lambda arena_id, offset: None
+
+    def post(self, *messages: Message, fd: int | None = None) -> None:
+        """Send messages, after the news of this process's refs."""
+        with self._sending:
+            if self._holds:
+                self._connection.queue(("holds", self._holds.take()))
+            for message in messages:
+                self._connection.queue(message, fd=fd)
+            self._connection.flush()
+
+    def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
+        """Send a question and read until its answer comes."""
+        with self._state:
+            self._num_asked += 1
+            req = self._num_asked
+            self._asked.add(req)
+        self.post((verb, req, *fields))
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
+        if answer is None:
+            with self._state:
+                self._asked.discard(req)
+                self._replies.pop(req, None)
+            self.post(("cancel", req))
+        return answer
+
+    def next_run(self) -> Run:
+        """Return the next call, when it comes."""
+        run = self._read_until(lambda: self._inbox.popleft() if self._inbox else None, None)
+        assert run is not None, "without a deadline there is always a next call"
+        return run
+
+    def take_all(self, messages: list[Message]) -> None:
+        """Take messages that somebody else has read."""
+        with self._state:
+            for message in messages:
+                self._take(message)
+
+    def close(self) -> None:
+        """Do nothing: a worker ends with its engine."""
+
+    def _read_until(self, take: Callable[[], T | None], deadline: float | None) -> T | None:
+        """Return what ``take`` finds, reading messages (or waiting for who reads) until then."""
+        with self._state:
+            while True:
+                found = take()
+                left = None if deadline is None else deadline - time.monotonic()
+                if found is not None or (left is not None and left <= 0):
+                    return found
+                if self._is_reading:
+                    self._state.wait(left)
+                else:
+                    self._read(left)
+
+    def _read(self, timeout_s: float | None) -> None:
+        """Read once for everybody, without the lock."""
+        self._is_reading = True
+        self._state.release()
+        messages: list[Message] = []
+        try:
+            messages = self._connection.receive(timeout_s)
+        except EOFError:
+            leave()
+        finally:
+            self._state.acquire()
+            self._is_reading = False
+            for message in messages:
+                self._take(message)
+            self._state.notify_all()
+
+    def _take(self, message: Message) -> None:
+        verb, *fields = message
+        if verb == "run":
+            self._inbox.append(Run(*fields))
+        elif verb == "reply":
+            if fields[0] in self._asked:
+                self._asked.discard(fields[0])
+                self._replies[fields[0]] = fields[1]
+        elif verb == "code":
+            self.codes[fields[0]] = fields[1]
+        elif verb == "arena":
+            fd = self._connection.take_fd()
+            self._reader.adopt(fields[0], fields[1], fd)
+            os.close(fd)
+        elif verb == "forget":
+            self._reader.forget(fields[0])
+        elif verb == "free":
+            self.free(fields[0], fields[1])
+        else:
+            assert verb == "exit", f"unknown message {verb!r}"
+            leave()
+
+
+class Worker:
+    """Runs tasks, or is one actor."""
+
+    def __init__(self, link: WorkerLink, client: Client, reader: Reader) -> None:
+        self._link, self._client, self._reader = link, client, reader
+        self._codes: dict[bytes, Any] = {}
+        self._actor: Any = None
+
+    def serve(self) -> None:
+        """Run calls until the engine says, or is gone."""
+        while True:
+            run = self._link.next_run()
+            self._answer(run)
+            # The frames of the call are gone: what it dropped is freed before the next one waits.
+            del run
+            if self._client.holds:
+                self._link.post()
+
+    def _answer(self, run: Run) -> None:
+        """Run one call and send what became of it."""
+        try:
+            results = self._results(run)
+        except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
+            self._report(run, error)
+        else:
+            self._link.post(("done", run.id, results, None))
+
+    def _results(self, run: Run) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
+        value = self._call(run)
+        if run.kind == "new":
+            self._actor = value
+            return []
+        values = [value] if len(run.returns) == 1 else self._several(run, value)
+        results = []
+        for item in values:
+            cut = pickled(item)
+            results.append((tuple(self._client.writer.write(cut)), cut.held))
+        return results
+
+    def _call(self, run: Run) -> Any:
+        args, kwargs = self._arguments(run)
+        if run.kind == "method":
+            return getattr(self._actor, run.method)(*args, **kwargs)
+        return self._code(run.code)(*args, **kwargs)
+
+    def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
+        if run.args is None:
+            return [], {}
+        args, kwargs = self._reader.load(run.args_id, Value(*run.args))
+        if not run.deps:
+            return args, kwargs
+        values = [self._reader.load(object_id, Value(*raw)) for object_id, raw in run.deps]
+
+        def fill(value: Any) -> Any:
+            return values[value.index] if type(value) is Slot else value
+
+        return [fill(value) for value in args], {key: fill(v) for key, v in kwargs.items()}
+
+    def _code(self, code_id: bytes) -> Any:
+        if code_id not in self._codes:
+            blob = self._link.codes.pop(code_id)
+            self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
+        return self._codes[code_id]
+
+    @staticmethod
+    def _several(run: Run, value: Any) -> list[Any]:
+        """Split the value of a call with no or several results."""
+        if not run.returns:
+            return []
+        values = list(value)
+        if len(values) != len(run.returns):
+            raise ValueError(
+                f"{run.name} returned {len(values)} values with num_returns={len(run.returns)}; "
+                f"make the two equal"
+            )
+        return values
+
+    def _report(self, run: Run, error: BaseException) -> None:
+        """Send the error with the traceback of user code."""
+        frames = _user_frames(error)
+        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+        if run.kind == "new":
+            self._link.post(("failed", run.id, text))
+            return
+        where = f"{run.name} in process {os.getpid()}"
+        value = error_value(task_error(where, text, error.with_traceback(None)))
+        self._link.post(("done", run.id, [], tuple(value)))
+
+
+def main(sock: socket.socket, worker_id: int) -> None:
+    """Be a worker; returns never."""
+    connection = Connection(sock)
+    messages: list[Message] = []
+    while not messages:
+        messages = connection.receive()
+    verb, setup = messages[0]
+    assert verb == "setup", f"the first message is setup, not {verb!r}"
+    _adopt_environment(setup)
+    holds = HoldLog()
+    reader = Reader(holds)
+    link = WorkerLink(connection, holds, reader)
+    context = Context(
+        is_driver=False,
+        actor_id=setup["actor"] or None,
+        name=setup["name"],
+        gpu_ids=tuple(setup["gpu_ids"]),
+    )
+    client = Client(
+        link,
+        process=worker_id,
+        holds=holds,
+        reader=reader,
+        totals=setup["totals"],
+        context=context,
+    )
+    link.free = client.writer.free
+    set_current(client)
+    link.take_all(messages[1:])
+    Worker(link, client, reader).serve()
+
+
+def leave() -> None:
+    """End this process at once: its engine is gone or has let it go."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(0)
+
+
+def _adopt_environment(setup: dict[str, Any]) -> None:
+    """Become the process the engine asked for."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
+    faulthandler.enable()
+    os.environ.update(setup["env"])
+    sys.path[:] = setup["path"]
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(line_buffering=True)
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()  # forks of one zygote would otherwise all draw the same numbers
+
+
+def _user_frames(error: BaseException) -> Any:
+    """Return the traceback without the frames of this file."""
+    frames = error.__traceback__
+    inside = frames
+    while inside is not None and inside.tb_frame.f_code.co_filename == __file__:
+        inside = inside.tb_next
+    return inside or frames

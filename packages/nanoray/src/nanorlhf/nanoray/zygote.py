@@ -1,0 +1,150 @@
+"""The zygote: a process that has imported everything and forks workers in milliseconds.
+
+It stays single-threaded and never touches CUDA, so that a fork is a whole process. It is the
+parent of every worker: it alone kills and reaps them, so no id is ever signalled after its
+process is gone. Workers ask the kernel to be killed when the zygote dies; the zygote ends when
+the driver does, however that happens. Nothing outlives a driver that was killed with -9.
+"""
+
+import ctypes
+import gc
+import importlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import traceback
+from typing import NoReturn
+
+from . import worker
+from .connection import Connection
+from .wire import Message
+
+log = logging.getLogger(__name__)
+
+_PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
+
+
+class Zygote:
+    """Serves the driver's requests for processes."""
+
+    def __init__(self, connection: Connection, driver_pid: int) -> None:
+        self._connection = connection
+        self._driver = os.pidfd_open(driver_pid)
+        self._pids: dict[int, int] = {}
+        self._exits: dict[int, int] = {}
+        """pidfd of a worker -> the worker's number."""
+        self._poll = select.poll()
+        self._poll.register(connection, select.POLLIN)
+        self._poll.register(self._driver, select.POLLIN)
+        self._libc = ctypes.CDLL(None)
+
+    def serve(self) -> None:
+        """Fork, kill and reap until the driver is gone or has enough."""
+        while True:
+            for fd, _ in self._poll.poll():
+                if fd == self._driver:
+                    return
+                if fd in self._exits:
+                    self._reap(fd)
+                elif not self._serve_requests():
+                    return
+
+    def end(self) -> NoReturn:
+        """Kill and reap every worker, and exit."""
+        for pid in self._pids.values():
+            os.kill(pid, signal.SIGKILL)
+        for pid in self._pids.values():
+            os.waitpid(pid, 0)
+        os._exit(0)
+
+    def _serve_requests(self) -> bool:
+        """Return False when it is time to end."""
+        try:
+            messages = self._connection.receive()
+        except EOFError:
+            return False
+        return self.take(messages)
+
+    def take(self, messages: list[Message]) -> bool:
+        """Do what messages ask; return False when it is time to end."""
+        for verb, *fields in messages:
+            if verb == "stop":
+                return False
+            if verb == "fork":
+                self._fork(fields[0], self._connection.take_fd())
+            elif verb == "kill" and fields[0] in self._pids:
+                os.kill(self._pids[fields[0]], signal.SIGKILL)
+        return True
+
+    def _fork(self, worker_id: int, fd: int) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(worker_id, fd, parent)
+        os.close(fd)
+        pidfd = os.pidfd_open(pid)
+        self._pids[worker_id], self._exits[pidfd] = pid, worker_id
+        self._poll.register(pidfd, select.POLLIN)
+
+    def _reap(self, pidfd: int) -> None:
+        worker_id = self._exits.pop(pidfd)
+        self._poll.unregister(pidfd)
+        os.close(pidfd)
+        _, status = os.waitpid(self._pids.pop(worker_id), 0)
+        self._connection.queue(("exited", worker_id, status))
+        self._connection.flush()
+
+    def _become_worker(self, worker_id: int, fd: int, parent: int) -> NoReturn:
+        """Go on as a worker; nothing of the zygote is left open or running."""
+        try:
+            self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)  # the zygote died before the line above
+            self._libc.prctl(_PR_SET_NAME, f"nanoray-{worker_id}".encode())
+            self._connection.close()
+            for other in (self._driver, *self._exits):
+                os.close(other)
+            worker.main(socket.socket(fileno=fd), worker_id)
+        except BaseException:  # noqa: BLE001  a process boundary: nothing may return into the fork
+            traceback.print_exc()
+        finally:
+            os._exit(1)
+
+
+def main(fd: int) -> None:
+    """Be a zygote; ``fd`` is the socket to the driver."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    connection = Connection(socket.socket(fileno=fd))
+    messages: list[Message] = []
+    while not messages:
+        messages = connection.receive()
+    _, setup = messages[0]
+    os.environ.pop("OPENBLAS_NUM_THREADS", None)
+    os.environ.update(setup["env"])
+    for name in setup["preload"]:
+        importlib.import_module(name)
+    _warn_of_threads(setup["preload"])
+    gc.collect()
+    gc.freeze()  # what is here now is never garbage: keep its pages shared
+    zygote = Zygote(connection, setup["driver"])
+    if zygote.take(messages[1:]):
+        zygote.serve()
+    zygote.end()
+
+
+def _warn_of_threads(preload: list[str]) -> None:
+    threads = len(os.listdir("/proc/self/task"))
+    if threads > 1:
+        log.warning(
+            "preload=%s started %d threads in the zygote; a fork copies none of them: do not "
+            "preload a module that starts threads",
+            preload,
+            threads - 1,
+        )
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))
