@@ -18,6 +18,7 @@ from nanorlhf.nanotron import (
     next_token_loss,
 )
 from nanorlhf.nanotron.testing import run_ranks
+from nanorlhf.nanotron.weights import HFWeights, write_weights
 
 OPTIMIZER = AdamWConfig(lr=1e-2, weight_decay=0.1)
 
@@ -117,6 +118,19 @@ def test_fresh_weights_do_not_depend_on_the_directory_or_the_layout(tmp_path, ti
     assert torch.equal(model.flat.data, read.flat.data)
     other = Qwen3(ModelConfig.from_dict(tiny_config), Mesh(), seed=6)
     assert not torch.equal(model.flat.data, other.flat.data)
+
+
+def test_a_large_model_is_written_in_several_files_and_rewritten_in_one(tmp_path, tiny_dir):
+    with HFWeights(tiny_dir) as files:
+        weights = {name: files.tensor(name) for name in files.names}
+    write_weights(weights.items(), tmp_path, max_bytes=4000)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    with HFWeights(tmp_path) as files:
+        torch.testing.assert_close({name: files.tensor(name) for name in files.names}, weights)
+    write_weights({"only": torch.ones(2)}.items(), tmp_path)
+    with HFWeights(tmp_path) as files:
+        assert files.names == ["only"]
 
 
 def test_merging_casts_the_weights_and_keeps_what_inference_needs(tmp_path, tiny_dir):

@@ -34,7 +34,7 @@ def test_training_on_a_gpu_equals_the_cpu(wide_dir, dtype, tolerance):
         model = Qwen3.from_pretrained(wide_dir, Mesh(), dtype=dtype, device=device)
         engine = Engine(model, optimizer=AdamWConfig(lr=1e-3))
         engine.backward(batches(), next_token_loss)
-        gradients = {name: grad.cpu().float() for name, grad in engine.gradients()}
+        gradients = {name: grad.clone().cpu() for name, grad in engine.gradients()}
         return gradients, [engine.train_step(batches(), next_token_loss) for _ in range(3)]
 
     want, steps = train("cpu", torch.float32)

@@ -118,9 +118,7 @@ def test_gae_takes_noncontiguous_tensors_and_no_tokens(batch):
 @pytest.mark.parametrize("gamma", [1.0, 0.8])
 def test_rewards_to_go_sum_what_is_still_to_come(batch, gamma):
     rewards = torch.randn(len(batch.tokens)) * batch.response
-    found = rewards_to_go(
-        rewards, response_T=batch.response, lengths_N=batch.lengths, gamma=gamma
-    )
+    found = rewards_to_go(rewards, response_T=batch.response, lengths_N=batch.lengths, gamma=gamma)
     for to_go, r in rows(batch, found, rewards):
         steps = range(len(r))
         wanted = [sum(gamma ** (k - t) * r[k] for k in steps if k >= t) for t in steps]
@@ -157,7 +155,8 @@ def standardised(own, others):
 )
 def test_a_group_estimator_matches_its_definition_and_leaves_a_group_of_one(estimator, definition):
     found = estimator(torch.tensor(REWARDS), torch.tensor(GROUPS))
-    assert found.tolist() == pytest.approx(by_group(definition), abs=1e-6)
+    # grpo divides a group of one by 1 + 1e-6, as verl does
+    assert found.tolist() == pytest.approx(by_group(definition), abs=5e-6)
 
 
 @pytest.mark.parametrize("estimator", [grpo, dr_grpo, rloo])
@@ -223,8 +222,7 @@ def test_a_penalty_in_the_reward_reaches_group_estimators_as_a_sum(batch):
     d = batch.old_logprobs - batch.ref_logprobs
     penalty = 0.1 * ((-d).exp() - 1 + d)
     scores = [
-        r - sum(p)
-        for r, (p,) in zip(batch.reward.tolist(), rows(batch, penalty), strict=True)
+        r - sum(p) for r, (p,) in zip(batch.reward.tolist(), rows(batch, penalty), strict=True)
     ]
     wanted = spread(batch, rloo(torch.tensor(scores), batch.group).tolist())
     torch.testing.assert_close(estimate_advantages(batch, algo).advantages, wanted)

@@ -3,6 +3,7 @@
 import ast
 import dataclasses
 import inspect
+import itertools
 import types
 import typing
 
@@ -122,7 +123,7 @@ def test_every_field_that_is_a_number_or_a_word_is_explained(config):
     body = ast.parse(inspect.getsource(config)).body[0].body
     explained = {
         item.target.id
-        for item, after in zip(body, body[1:], strict=False)
+        for item, after in itertools.pairwise(body)
         if isinstance(item, ast.AnnAssign) and isinstance(after, ast.Expr)
     }
     hints = typing.get_type_hints(config)

@@ -81,6 +81,12 @@ def test_response_i_of_a_seed_does_not_depend_on_n(llm):
     assert len({tuple(r.token_ids) for r in many.outputs}) == 5
 
 
+def test_each_token_of_a_response_is_a_new_draw(llm):
+    [output] = llm.generate([PROMPT], SamplingParams(temperature=1e4, max_tokens=50, seed=1))
+    # Uniform over 300: about 46 of 50 differ. The same noise every time gives one token.
+    assert len(set(output.outputs[0].token_ids)) > 35
+
+
 def test_without_a_seed_requests_differ_and_engines_repeat_themselves(checkpoint):
     def draw(seed):
         llm = LLM(checkpoint, skip_tokenizer_init=True, seed=seed)

@@ -236,6 +236,21 @@ def test_gathered_keys_stay_within_their_bound():
     assert step.counts_R.tolist() == [2]  # its keys are 12 of 16; a second row would need 12 more
 
 
+def test_a_prompt_waits_while_it_would_take_the_next_page_of_a_running_sequence():
+    scheduler = make(pages=9, page_size=2, tokens=16, caching=False)
+    for i in range(2):
+        add(scheduler, range(6), limit=9, request_id=i)
+    scheduler.commit(scheduler.schedule())
+    add(scheduler, range(4), limit=5, request_id=2)
+    assert scheduler.pool.num_free == 3  # 2 for the prompt, 1 for the two that run
+    scheduler.schedule()
+    assert len(scheduler.running) == 2
+    scheduler.finish([0])
+    scheduler.schedule()
+    assert len(scheduler.running) == 2
+    assert not scheduler.waiting
+
+
 def test_aborting_frees_everything_also_what_waits_to_be_forked():
     scheduler = make(slots=1)
     add(scheduler, range(3), limit=9, n=2)

@@ -1,1 +1,67 @@
-"""A small distributed engine: tasks, actors, shared-memory objects, placement groups."""
+"""A small distributed engine: tasks, actors, shared-memory objects and placement groups.
+
+The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
+"""
+
+from .api import (
+    available_resources,
+    cluster_resources,
+    get,
+    get_actor,
+    get_runtime_context,
+    init,
+    is_initialized,
+    kill,
+    placement_group,
+    put,
+    remove_placement_group,
+    shutdown,
+    wait,
+)
+from .errors import (
+    ActorDiedError,
+    EngineError,
+    GetTimeoutError,
+    InfeasibleError,
+    NanoRayError,
+    NotInitializedError,
+    ObjectLostError,
+    PlacementGroupRemovedError,
+    SerializationError,
+    TaskError,
+    WorkerCrashedError,
+)
+from .group import PlacementGroup
+from .refs import ObjectRef
+from .remote import ActorHandle, remote
+
+__all__ = [
+    "ActorDiedError",
+    "ActorHandle",
+    "EngineError",
+    "GetTimeoutError",
+    "InfeasibleError",
+    "NanoRayError",
+    "NotInitializedError",
+    "ObjectLostError",
+    "ObjectRef",
+    "PlacementGroup",
+    "PlacementGroupRemovedError",
+    "SerializationError",
+    "TaskError",
+    "WorkerCrashedError",
+    "available_resources",
+    "cluster_resources",
+    "get",
+    "get_actor",
+    "get_runtime_context",
+    "init",
+    "is_initialized",
+    "kill",
+    "placement_group",
+    "put",
+    "remote",
+    "remove_placement_group",
+    "shutdown",
+    "wait",
+]

@@ -14,7 +14,7 @@ from .errors import GetTimeoutError, InfeasibleError
 from .messages import Kind, RawValue, Slot, Spec
 from .options import Options
 from .placement import Strategy, check_strategy, why_infeasible
-from .refs import HoldLog, ObjectRef
+from .refs import HoldLog, ObjectRef, UserValue
 from .remote import method_names
 from .resources import Demand, bundle_demand, shortage
 from .store import Reader, Writer
@@ -63,10 +63,13 @@ class Client:
     ) -> None:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
-        numbers = itertools.count((process << 40) + 1)
-        self.next_id = lambda: next(numbers)
+        self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+
+    def next_id(self) -> int:
+        """Return a number that no process of this engine has used."""
+        return next(self._numbers)
 
     def put(self, value: object) -> int:
         """Store a value; return its id."""
@@ -173,7 +176,9 @@ class Client:
         check_strategy(strategy)
         needs = [bundle_demand(bundle) for bundle in bundles]
         if not needs or not all(needs):
-            raise ValueError(f"bundles={list(bundles)} must each ask for something; drop empty ones")
+            raise ValueError(
+                f"bundles={list(bundles)} must each ask for something; drop empty ones"
+            )
         kind: Strategy = strategy  # type: ignore[assignment]  # checked above
         reason = why_infeasible(needs, [self._totals], kind)
         if reason is not None:
@@ -228,7 +233,7 @@ class Client:
             return (), args, kwargs
         deps: list[int] = []
 
-        def lift(value: Any) -> Any:
+        def lift(value: UserValue) -> UserValue:
             if type(value) is not ObjectRef:
                 return value
             self._check_ours(value)
@@ -271,7 +276,7 @@ class Client:
         if not self._ask_plain("reserve", label, actor_id):
             raise ValueError(f"name={label!r} belongs to a live actor; use get_actor({label!r})")
 
-    def _code_id(self, code: Any) -> bytes:
+    def _code_id(self, code: object) -> bytes:
         """Return the id of a function or class; the engine gets its pickle the first time."""
         known = self._code_ids.get(code)
         if known is not None:
@@ -282,7 +287,7 @@ class Client:
         self._code_ids[code] = code_id
         return code_id
 
-    def _ask_plain(self, verb: str, *fields: Any) -> Any:
+    def _ask_plain(self, verb: str, *fields: Any) -> UserValue:
         answer = self._link.ask(verb, *fields)
         assert answer is not None, "a question without a timeout is answered"
         if answer[0] == "error":

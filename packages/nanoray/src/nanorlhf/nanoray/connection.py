@@ -5,10 +5,12 @@ they are never later than their message and arrive in the order of the messages.
 """
 
 import array
+import contextlib
 import os
 import select
 import socket
 from collections import deque
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from .wire import Message, Unpacker, pack
@@ -73,18 +75,13 @@ class Connection:
             poll.register(self.sock, select.POLLIN)
             if not poll.poll(timeout_s * 1000):
                 return []
-        try:
-            data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _MAX_FDS))
-        except BlockingIOError:
-            return []
-        except ConnectionResetError:
-            raise EOFError from None
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                self._fds.extend(array.array("i", payload[: len(payload) // 4 * 4]))
-        if not data:
-            raise EOFError
-        return self._unpacker.feed(data)
+        return self._read() or []
+
+    def drain(self) -> Iterator[Message]:
+        """Yield what a peer that is gone has left in the socket."""
+        with contextlib.suppress(EOFError):
+            while (messages := self._read()) is not None:
+                yield from messages
 
     def take_fd(self) -> int:
         """Return the next file that arrived; the message that speaks of it has been read."""
@@ -97,6 +94,21 @@ class Connection:
         while self._fds:
             os.close(self._fds.popleft())
         self.sock.close()
+
+    def _read(self) -> list[Message] | None:
+        """Return the messages of one read, or None when a read would block."""
+        try:
+            data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _MAX_FDS))
+        except BlockingIOError:
+            return None
+        except ConnectionResetError:
+            raise EOFError from None
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                self._fds.extend(array.array("i", payload[: len(payload) // 4 * 4]))
+        if not data:
+            raise EOFError
+        return self._unpacker.feed(data)
 
     def _next_batch(self) -> _Frame:
         """Return the next frames as one: a frame with a file starts a batch of its own."""

@@ -13,12 +13,11 @@ answers pass through the I/O thread.
 import json
 import os
 import select
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from .connection import Connection
@@ -77,7 +76,10 @@ class Engine:
         self._questions: dict[int, _Question] = {}
         self._num_asked = 0
         self._links: dict[int, Connection] = {}
+        self._by_fd: dict[int, int] = {}
         self._dirty: set[int] = set()
+        self._stuck: set[int] = set()
+        """Processes whose sockets are full."""
         self._is_over = False
         self._epoll = select.epoll()
         cpus = self._totals.get("CPU", 0) // 10_000
@@ -148,7 +150,11 @@ class Engine:
         self._add_link(worker, Connection(ours))
         self._links[_ZYGOTE].queue(("fork", worker), fd=theirs.detach(), close_fd=True)
         self._dirty.add(_ZYGOTE)
-        setup = {**setup, "totals": self._totals, "path": sys.path[:]}
+        setup = {
+            **setup,
+            "totals": self._totals,
+            "path": [entry for entry in sys.path if isinstance(entry, str)],
+        }
         self.send(worker, ("setup", setup))
 
     def kill(self, worker: int) -> None:
@@ -190,7 +196,116 @@ class Engine:
                 if self._is_over:
                     return
                 for fd, event in events:
-                    self._serve(self._by_fd[fd], event)
+                    if fd in self._by_fd:  # else an event before this one has closed it
+                        self._serve(self._by_fd[fd], event)
                 self._take_holds()
                 self._settle()
             self._free_blocks()
+
+    def _serve(self, process: int, event: int) -> None:
+        """Do what one socket's readiness asks for."""
+        link = self._links[process]
+        if event & select.EPOLLOUT:
+            self._dirty.add(process)
+        if not event & ~select.EPOLLOUT:
+            return
+        try:
+            messages = link.receive()
+        except EOFError:
+            self._hung_up(process)
+            return
+        for message in messages:
+            self._handle(process, link, message)
+
+    def _handle(self, process: int, link: Connection, message: Message) -> None:
+        if process == _ZYGOTE:
+            self._worker_exited(message[1], message[2])
+        else:
+            fd = link.take_fd() if message[0] == "arena" else None
+            self.node.handle(process, message, fd=fd)
+
+    def _hung_up(self, process: int) -> None:
+        """The other end is closed: its process is gone, or soon will be."""
+        self._forget_fd(process)
+        if process != _ZYGOTE:
+            self.kill(process)  # the zygote reports the exit, which ends it here
+            return
+        code = self._zygote.wait()
+        reason = describe_exit(code << 8 if code >= 0 else -code)
+        self.node.break_down(
+            f"the engine's process server {reason}; see its traceback above, then shutdown() and "
+            f"init() again"
+        )
+
+    def _worker_exited(self, worker: int, status: int) -> None:
+        link = self._links[worker]
+        for message in link.drain():
+            self._handle(worker, link, message)
+        self._forget_fd(worker)
+        del self._links[worker]
+        self._dirty.discard(worker)
+        link.close()
+        self.node.worker_exited(worker, status)
+
+    # -- plumbing ------------------------------------------------------------------------------
+
+    def _check_running(self) -> None:
+        if self._is_over:
+            raise EngineError("the engine was shut down; call init() again")
+
+    def _take_holds(self) -> None:
+        if self._holds:
+            self.node.handle(DRIVER, ("holds", self._holds.take()))
+
+    def _settle(self) -> None:
+        self.node.settle()
+        for process in self._dirty:
+            link = self._links[process]
+            is_stuck = not link.flush()
+            if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
+                self._stuck ^= {process}
+                out = select.EPOLLOUT if is_stuck else 0
+                self._epoll.modify(link.fileno(), select.EPOLLIN | out)
+        self._dirty.clear()
+
+    def _free_blocks(self) -> None:
+        if self._to_free:
+            blocks, self._to_free = self._to_free, []
+            for arena_id, offset in blocks:
+                self._free(arena_id, offset)
+
+    def _add_link(self, process: int, link: Connection) -> None:
+        self._links[process] = link
+        self._by_fd[link.fileno()] = process
+        self._epoll.register(link.fileno(), select.EPOLLIN)
+
+    def _forget_fd(self, process: int) -> None:
+        fd = self._links[process].fileno()
+        if self._by_fd.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+        self._stuck.discard(process)
+
+    def _start_zygote(self, preload: list[str]) -> "subprocess.Popen[bytes]":
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._add_link(_ZYGOTE, Connection(ours))
+        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+        command = [sys.executable, "-c", _START, str(theirs.fileno()), path]
+        # BLAS would start its threads on import, and a zygote must have none.
+        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+        process = subprocess.Popen(
+            command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+        )
+        theirs.close()
+        own = {k: v for k, v in os.environ.items() if k == "OPENBLAS_NUM_THREADS"}
+        setup = {"preload": preload, "driver": os.getpid(), "env": own}
+        self._links[_ZYGOTE].queue(("hello", setup))
+        self._links[_ZYGOTE].flush()
+        return process
+
+    def _end_zygote(self) -> None:
+        try:
+            self._zygote.wait(_STOP_S)
+        except subprocess.TimeoutExpired:  # still importing: its workers die with it
+            self._zygote.kill()
+            self._zygote.wait()

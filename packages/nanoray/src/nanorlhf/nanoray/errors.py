@@ -125,7 +125,7 @@ def _instance(kind: type[TaskError], cause: BaseException | None) -> TaskError:
 
 def _dump_cause(cause: BaseException | None) -> bytes | None:
     """Return the pickled cause, or None: a cause that cannot travel must not hide its traceback."""
-    import cloudpickle  # here, not above: importing the package stays cheap
+    import cloudpickle  # type: ignore[import-untyped]  # here, not above: importing the package stays cheap
 
     try:
         data: bytes = cloudpickle.dumps(cause)

@@ -101,6 +101,6 @@ class Run(NamedTuple):
 
 
 class Slot(NamedTuple):
-    """Stands in an argument list for the value of ``deps[index]``."""
+    """Stands in an argument list for the value of ``deps[number]``."""
 
-    index: int
+    number: int

@@ -7,7 +7,10 @@ it learns that the value itself was let go, and no borrowing protocol is needed.
 
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import NoReturn
+from typing import Any, NoReturn
+
+UserValue = Any
+"""What user code passes or returns: only user code knows its type."""
 
 
 class HoldLog:

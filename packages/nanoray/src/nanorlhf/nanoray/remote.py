@@ -2,11 +2,11 @@
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 from .backend import ActorInfo
 from .options import Options
-from .refs import HoldLog, ObjectRef
+from .refs import HoldLog, ObjectRef, UserValue
 from .session import current
 
 Refs = ObjectRef | list[ObjectRef] | None
@@ -20,7 +20,7 @@ class RemoteFunction:
         self.__name__ = getattr(function, "__name__", "function")
         self.__doc__ = function.__doc__
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, *args: Any, **kwargs: Any) -> UserValue:
         """Start the function; return one ref, or ``num_returns`` of them in a list, or None."""
         backend = current()
         ids = backend.submit(self._function, args, kwargs, options=self._options)
@@ -30,7 +30,8 @@ class RemoteFunction:
         """Return the same function with some options changed."""
         return RemoteFunction(self._function, self._options.merged(changes))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Say how it is done."""
         raise TypeError(
             f"remote function {self.__name__}() cannot be called directly; use "
             f"{self.__name__}.remote()"
@@ -55,7 +56,8 @@ class ActorClass:
         """Return the same class with some options changed."""
         return ActorClass(self._class, self._options.merged(changes))
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Say how it is done."""
         raise TypeError(
             f"actor class {self.__name__} cannot be instantiated directly; use "
             f"{self.__name__}.remote()"
@@ -97,7 +99,7 @@ class ActorHandle:
         info = self._info
         return _load_handle, (info.id, info.class_name, info.methods)
 
-    def __reduce__(self) -> Any:
+    def __reduce__(self) -> NoReturn:
         raise TypeError(
             f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
             f"argument, or inside a value, of a nanoray call"
@@ -110,7 +112,7 @@ class ActorMethod:
     def __init__(self, handle: ActorHandle, name: str, num_returns: int = 1) -> None:
         self._handle, self._name, self._num_returns = handle, name, num_returns
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, *args: Any, **kwargs: Any) -> UserValue:
         """Call the method; return one ref, or ``num_returns`` of them in a list, or None."""
         backend = current()
         handle = self._handle
@@ -125,13 +127,14 @@ class ActorMethod:
         """Return the same method with another number of results."""
         return ActorMethod(self._handle, self._name, num_returns)
 
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, *args: object, **kwargs: object) -> NoReturn:
+        """Say how it is done."""
         raise TypeError(
             f"actor method {self._name}() cannot be called directly; use {self._name}.remote()"
         )
 
 
-def remote(*args: Any, **options: Any) -> Any:
+def remote(*args: UserValue, **options: Any) -> UserValue:
     """Make a function or class remote: ``@remote``, ``@remote(num_cpus=2)`` or ``remote(f)``.
 
     Raises:
@@ -149,7 +152,7 @@ def method_names(cls: type) -> tuple[str, ...]:
     return tuple(name for name, _ in members if not name.startswith("_"))
 
 
-def _decorate(target: Any, options: Mapping[str, Any]) -> RemoteFunction | ActorClass:
+def _decorate(target: UserValue, options: Mapping[str, Any]) -> RemoteFunction | ActorClass:
     if inspect.isclass(target):
         return ActorClass(target, Options().merged(options))
     if isinstance(target, RemoteFunction | ActorClass):

@@ -147,8 +147,8 @@ def inherited_gpus(environ: Mapping[str, str]) -> list[str]:
     A CUDA_VISIBLE_DEVICES set by whoever started us (Slurm, a user) is the whole truth: its ids
     are handed out as they stand.
 
-    >>> inherited_gpus({"CUDA_VISIBLE_DEVICES": "2,3"}), inherited_gpus({"CUDA_VISIBLE_DEVICES": ""})
-    (['2', '3'], [])
+    >>> inherited_gpus({"CUDA_VISIBLE_DEVICES": "2,3"})
+    ['2', '3']
     """
     visible = environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:

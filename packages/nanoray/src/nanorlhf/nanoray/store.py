@@ -21,11 +21,11 @@ from typing import Any
 import numpy as np
 
 from .blocks import PAGE, Blocks, round_up
-from .refs import HoldLog
+from .refs import HoldLog, UserValue
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
 
 _ARENA_BYTES = 64 << 20
-_KEEP_BYTES = 256 << 20
+_KEEP_BYTES = 256 << 20  # or as much as the largest value: who publishes weights does so again
 _ALIGN = 64
 _F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; the fcntl module has it from 3.13 on
 _MAP_NORESERVE = 0x4000  # linux/mman.h; private copies are the exception, do not budget for all
@@ -60,6 +60,7 @@ class Writer:
     ) -> None:
         self._announce, self._retire, self._next_id = announce, retire, next_id
         self._arenas: dict[int, _Arena] = {}
+        self._largest = 0
         self._lock = threading.Lock()
 
     def write(self, pickled: Pickled) -> Value:
@@ -75,7 +76,7 @@ class Writer:
         target = self._arenas[block.arena].bytes[block.offset :]
         for source, (start, length) in zip(sources, parts, strict=True):
             target[start : start + length] = np.frombuffer(source, np.uint8)
-        return Value(None, tuple(parts), pickled.is_cow, tuple(block))
+        return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
     def free(self, arena_id: int, offset: int) -> None:
         """Take a block back; nobody reads it any more."""
@@ -105,6 +106,7 @@ class Writer:
                 if offset is not None:
                     return Block(arena_id, offset, size)
             arena_id, arena = self._next_id(), _Arena(max(_ARENA_BYTES, round_up(size, to=PAGE)))
+            self._largest = max(self._largest, arena.size)
             self._announce(arena_id, arena.size, arena.fd)
             self._arenas[arena_id] = arena
             offset = arena.blocks.take(size)
@@ -117,7 +119,7 @@ class Writer:
         kept, surplus = 0, []
         for size, arena_id in sorted(empty):
             kept += size
-            if kept > _KEEP_BYTES:
+            if kept > max(_KEEP_BYTES, self._largest):
                 os.close(self._arenas.pop(arena_id).fd)
                 surplus.append(arena_id)
         return surplus
@@ -146,14 +148,15 @@ class Reader:
         """Let go of an arena; it is unmapped when the last view of it dies."""
         self._maps.pop(arena_id, None)
 
-    def load(self, object_id: int, value: Value) -> Any:
+    def load(self, object_id: int, value: Value) -> UserValue:
         """Return the object that ``value`` describes."""
         if value.block is None:
             assert value.stream is not None, "an inline value carries its stream"
             parts = zip(value.parts, value.is_cow, strict=True)
             buffers = [bytearray(part) if is_cow else part for part, is_cow in parts]
             return pickle.loads(value.stream, buffers=buffers)
-        whole = memoryview(self._root(object_id, Block(*value.block), any(value.is_cow)))
+        root = self._root(object_id, Block(*value.block), any(value.is_cow))
+        whole = memoryview(root.data)
         stream, *views = (whole[start : start + length] for start, length in value.parts)
         pairs = zip(views, value.is_cow, strict=True)
         buffers = [view if is_cow else view.toreadonly() for view, is_cow in pairs]

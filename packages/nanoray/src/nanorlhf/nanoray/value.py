@@ -11,11 +11,11 @@ import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import cloudpickle
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 
 from .errors import NanoRayError, SerializationError
-from .refs import ObjectRef
+from .refs import ObjectRef, UserValue
 
 INLINE_BYTES = 64 * 1024
 """Values up to this size travel inside messages; larger ones through shared memory."""
@@ -116,7 +116,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         self.held: list[int] = []
         self.cow: list[pickle.PickleBuffer] = []
 
-    def reducer_override(self, obj: Any) -> Any:
+    def reducer_override(self, obj: UserValue) -> UserValue:
         kind = type(obj)
         if kind is ObjectRef:
             self.held.append(obj.id)
@@ -132,7 +132,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
             return travel(obj)
         return super().reducer_override(obj)
 
-    def _reduce_tensor(self, tensor: Any, torch: Any) -> Any:
+    def _reduce_tensor(self, tensor: UserValue, torch: UserValue) -> UserValue:
         """Send a CPU tensor as one flat buffer of its bytes; views come apart from their base."""
         if tensor.device.type != "cpu":
             raise SerializationError(
@@ -148,7 +148,7 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
         return _load_tensor, (buffer, dtype, tuple(tensor.shape), tensor.requires_grad)
 
 
-def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
+def _reduce_array(array: np.ndarray[Any, Any]) -> UserValue:
     """Send any plain array as one buffer, a strided one after a copy."""
     if array.dtype.hasobject:
         return NotImplemented
@@ -157,7 +157,9 @@ def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
     return array.__reduce_ex__(5)
 
 
-def _load_tensor(buffer: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool) -> Any:
+def _load_tensor(
+    buffer: memoryview, dtype: str, shape: tuple[int, ...], requires_grad: bool
+) -> UserValue:
     import torch  # only readers of tensors pay for torch
 
     flat = torch.from_numpy(np.frombuffer(buffer, np.uint8))

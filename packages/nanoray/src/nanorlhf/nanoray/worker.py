@@ -16,6 +16,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, TypeVar
 
 from .backend import Context
@@ -23,7 +24,7 @@ from .client import Client
 from .connection import Connection
 from .errors import task_error
 from .messages import Run, Slot
-from .refs import HoldLog
+from .refs import HoldLog, UserValue
 from .session import set_current
 from .store import Reader
 from .value import Value, error_value, pickled
@@ -179,7 +180,7 @@ class Worker:
             results.append((tuple(self._client.writer.write(cut)), cut.held))
         return results
 
-    def _call(self, run: Run) -> Any:
+    def _call(self, run: Run) -> UserValue:
         args, kwargs = self._arguments(run)
         if run.kind == "method":
             return getattr(self._actor, run.method)(*args, **kwargs)
@@ -193,19 +194,19 @@ class Worker:
             return args, kwargs
         values = [self._reader.load(object_id, Value(*raw)) for object_id, raw in run.deps]
 
-        def fill(value: Any) -> Any:
-            return values[value.index] if type(value) is Slot else value
+        def fill(value: UserValue) -> UserValue:
+            return values[value.number] if type(value) is Slot else value
 
         return [fill(value) for value in args], {key: fill(v) for key, v in kwargs.items()}
 
-    def _code(self, code_id: bytes) -> Any:
+    def _code(self, code_id: bytes) -> UserValue:
         if code_id not in self._codes:
             blob = self._link.codes.pop(code_id)
             self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
         return self._codes[code_id]
 
     @staticmethod
-    def _several(run: Run, value: Any) -> list[Any]:
+    def _several(run: Run, value: UserValue) -> list[Any]:
         """Split the value of a call with no or several results."""
         if not run.returns:
             return []
@@ -283,7 +284,7 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
         random.seed()  # forks of one zygote would otherwise all draw the same numbers
 
 
-def _user_frames(error: BaseException) -> Any:
+def _user_frames(error: BaseException) -> TracebackType | None:
     """Return the traceback without the frames of this file."""
     frames = error.__traceback__
     inside = frames

@@ -84,6 +84,11 @@ class Array(ABC):
         """Bytes that the buffers of a compact array take in a file."""
         return sum(b.nbytes for b in self.buffers() if b is not None)
 
+    @property
+    def _valid_bytes(self) -> int:
+        """Bytes of the validity, counted even where a file will drop it."""
+        return 0 if self.valid is None else (self.length + 7) >> 3
+
     def mask(self, chunk: Chunk, local: Ints) -> Mask | None:
         """Return which of B positions are not null; None when all are."""
         return None if self.valid is None else self.valid.test(chunk, local)

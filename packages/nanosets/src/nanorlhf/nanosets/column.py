@@ -157,6 +157,9 @@ class Column(Sequence[Any]):
         """Return a compact array as a column."""
         return cls(array.dtype, (MemoryPart(array),))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Column, (self.dtype, self.parts, self.rows)
+
     def __len__(self) -> int:
         return self._length
 

@@ -92,8 +92,8 @@ class Lists(Array):
 
     @property
     def nbytes(self) -> int:
-        """Bytes in a file; validity counted whether or not it will be dropped."""
-        return self.length // 8 + 4 * (self.length + 1) + self.child.nbytes
+        """Bytes in a file."""
+        return self._valid_bytes + 4 * (self.length + 1) + self.child.nbytes
 
 
 class Text(Lists):
@@ -173,7 +173,7 @@ class Structs(Array):
     @property
     def nbytes(self) -> int:
         """Bytes in a file."""
-        return sum(child.nbytes for child in self.children.values()) + self.length // 8
+        return sum(child.nbytes for child in self.children.values()) + self._valid_bytes
 
 
 def lists(edges: Ints, child: Array, *, valid: Mask | None = None) -> Lists:

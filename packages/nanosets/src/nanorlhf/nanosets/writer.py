@@ -129,6 +129,7 @@ class Writer:
         self.rows = 0
         self._fixed = features is not None
         self._schema = Schema.of(features or {})
+        _check_depth(self._schema)
         self._limits = (chunk_rows, chunk_bytes)
         self._metadata = dict(metadata or {})
         self._buffered: list[Mapping[str, Any]] = []
@@ -233,9 +234,7 @@ class Writer:
 
     def _widen(self, schema: Schema) -> None:
         old, self._schema = self._schema, schema
-        for name, dtype in schema.items():
-            if depth_of(dtype) > MAX_DEPTH:
-                raise SchemaError(name, f"nests deeper than {MAX_DEPTH} levels; flatten the values")
+        _check_depth(schema)
         assert self._sink is not None
         if schema == old or not self._sink.rows:
             return
@@ -282,6 +281,12 @@ def tables(file: File) -> Iterator[Structs]:
     for chunk, rows in enumerate(file.chunk_rows.tolist()):
         children: dict[str, Array] = {n: file.array(n).window(chunk, 0, rows) for n in file.schema}
         yield Structs(file.schema.struct, children, length=rows)
+
+
+def _check_depth(schema: Schema) -> None:
+    for name, dtype in schema.items():
+        if depth_of(dtype) > MAX_DEPTH:
+            raise SchemaError(name, f"nests deeper than {MAX_DEPTH} levels; flatten the values")
 
 
 def _as_table(rows: Structs, schema: Schema) -> Structs:

@@ -185,6 +185,9 @@ def name_weight_files(
         names: Tensors of each part.
         total_bytes: Size of all tensors.
     """
+    # An index left by earlier weights would be read before them, and the other way round.
+    for stale in (path / INDEX, path / SINGLE):
+        stale.unlink(missing_ok=True)
     if len(files) == 1:
         files[0].rename(path / SINGLE)
         return

@@ -107,6 +107,7 @@ _REWRITES: Sequence[tuple[str, str | Callable[[re.Match[str]], str]]] = (
     (r"(?<!\\)\\[!,;:>]|\\q?quad(?![a-zA-Z])", ""),
     (r"(?<!\\)\\\s|~|\s+", " "),
     (r"\\\(|\\\)|(?<!\\)\\\[|(?<!\\)\\\]", ""),
+    (r"(?<!\\)\{\s*,\s*\}", ","),
     # Money, percent, degrees: the number is the answer.
     (r"\\?\$|\\?%|\^\s*(?:\\circ(?![a-zA-Z])|\{\s*\\circ\s*\})|\\degree(?![a-zA-Z])", ""),
     (r"(?<=.)\.\s*$", ""),

@@ -95,11 +95,11 @@ def serve(connection: Connection, function: RewardFunction) -> None:
     """Answer items until the pool closes the connection."""
     while True:
         try:
-            item = pickle.loads(connection.recv_bytes())
+            item = connection.recv_bytes()
         except EOFError:
             return
         try:
-            answer: dict[str, Any] = {"parts": evaluate(function, item)}
+            answer: dict[str, Any] = {"parts": evaluate(function, pickle.loads(item))}
         except Exception as error:  # noqa: BLE001  # a process boundary: the pool reports it
             answer = {"error": describe(error)}
         connection.send_bytes(json.dumps(answer).encode())

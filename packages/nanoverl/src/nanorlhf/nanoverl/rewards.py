@@ -75,8 +75,9 @@ class _Nursery:
         self.control.settimeout(config.start_timeout_s)
         with theirs:
             # -P: the program's folder is this package's, whose modules must not shadow others.
+            # -u: what a function prints must not be lost when its process is killed.
             self.process = subprocess.Popen(
-                [sys.executable, "-P", str(PROGRAM), str(theirs.fileno())],
+                [sys.executable, "-uP", str(PROGRAM), str(theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 start_new_session=True,  # Ctrl-C is for the trainer, which then closes the pool
@@ -84,6 +85,7 @@ class _Nursery:
         try:
             self._load(config.function)
         except BaseException:
+            self.process.kill()
             self.close()
             raise
 
@@ -112,6 +114,7 @@ class _Nursery:
                 self.control.sendall(b"fork")
                 pid, descriptors, _, _ = socket.recv_fds(self.control, 64, 1)
             except OSError as error:
+                self.control.close()  # a late answer must not be taken for that of a later request
                 raise RewardError(f"no reward worker could be started: {error}") from error
         if not descriptors:
             raise RewardError("the process that reward workers are forked from has ended")

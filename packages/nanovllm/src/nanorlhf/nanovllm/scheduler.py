@@ -80,7 +80,7 @@ class Scheduler:
         :meth:`commit`.
         """
         state = self.state
-        preempted = self._grow()
+        self._grow()
         slots = np.fromiter(self.running, np.int64, len(self.running))
         left = state.length[slots] - state.computed[slots]
         decoding = slots[left == 1]
@@ -89,8 +89,7 @@ class Scheduler:
             start, length = int(state.computed[slot]), int(state.length[slot])
             if not plan.add(slot, start=start, length=length):
                 break
-        if not preempted:
-            self._admit(plan)
+        self._admit(plan)
         if not len(decoding) and not plan.rows:
             return None
         return self._step(decoding, plan.rows)
@@ -119,18 +118,16 @@ class Scheduler:
             sequence.siblings = []
         return known + siblings
 
-    def _grow(self) -> bool:
-        """Give each sequence room for the token it computes next; return whether one had to go."""
-        state, preempted = self.state, False
+    def _grow(self) -> None:
+        """Give each sequence room for the token it computes next; the youngest make it."""
+        state = self.state
         slots = np.fromiter(self.running, np.int64, len(self.running))
         short = state.length[slots] > state.num_pages[slots] * state.page_size
         for slot in slots[short].tolist():
             while slot in self.running and self.pool.num_free == 0:
                 self._preempt(next(reversed(self.running)))
-                preempted = True
             if slot in self.running:
                 state.add_pages(slot, self.pool.allocate(1))
-        return preempted
 
     def _admit(self, plan: Plan) -> None:
         while self.waiting and self._free_slots and plan.tokens_left:
@@ -212,15 +209,12 @@ class Scheduler:
         leader, length = self.running[leader_slot], int(self.state.length[leader_slot])
         full, partial = divmod(length, self.state.page_size)
         pages = self.state.pages(leader_slot)
-        if self._prefix_caching:
-            self._digest(leader, leader.tokens, full)
         slots: list[int] = []
         copies: list[tuple[int, int]] = []
         while leader.siblings and self._free_slots and self._has_room(bool(partial)):
             own = self.pool.allocate(bool(partial))
             copies += [(pages[full], page) for page in own]
             self.pool.share(pages[:full])
-            leader.siblings[0].digests = leader.digests.copy()
             sibling = leader.siblings.pop(0)
             slots.append(self._enter(sibling, [*pages[:full], *own], computed=length))
         self.waiting.extendleft(reversed(leader.siblings))

@@ -29,20 +29,20 @@ DQ_TILES = {
     (32, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=2),
     (64, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=2),
     (128, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=2),
-    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (128, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1),
+    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (128, 4): Tile(block_m=16, block_n=32, num_warps=8, num_stages=1),
 }
 DKDV_TILES = {
     (16, 2): Tile(block_m=32, block_n=128, num_warps=4, num_stages=2),
     (32, 2): Tile(block_m=32, block_n=128, num_warps=4, num_stages=2),
     (64, 2): Tile(block_m=64, block_n=128, num_warps=8, num_stages=1),
     (128, 2): Tile(block_m=64, block_n=128, num_warps=8, num_stages=1),
-    (16, 4): Tile(block_m=32, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (32, 4): Tile(block_m=32, block_n=32, num_warps=8, num_stages=1, precision="tf32x3"),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1, precision="tf32x3"),
-    (128, 4): Tile(block_m=32, block_n=64, num_warps=8, num_stages=1),
+    (16, 4): Tile(block_m=32, block_n=32, num_warps=4, num_stages=1),
+    (32, 4): Tile(block_m=32, block_n=16, num_warps=4, num_stages=1),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1),
+    (128, 4): Tile(block_m=32, block_n=16, num_warps=8, num_stages=1),
 }
 """Launch parameters by (head dimension, bytes of an element)."""
 
@@ -63,20 +63,19 @@ def _accumulate_dq(
     end: tl.tensor,
     MASKED: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> tl.tensor:
     """Add what keys [start, end) give to ``dq / scale`` of a tile of queries."""
     for first in tl.range(start, end, BLOCK_N):
         k = k_rows.load([first, column])
         v = v_rows.load([first, column])
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION)
+        s = tl.dot(q, tl.trans(k), input_precision="tf32x3")
         p = tl.math.exp2(s * scale_log2 - lse[:, None])
         if MASKED:
             key = first + tl.arange(0, BLOCK_N)
             p = tl.where(key[None, :] <= last[:, None], p, 0.0)
-        dp = tl.dot(do, tl.trans(v), input_precision=PRECISION)
+        dp = tl.dot(do, tl.trans(v), input_precision="tf32x3")
         ds = p * (dp - delta[:, None])
-        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision=PRECISION)
+        dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="tf32x3")
     return dq
 
 
@@ -101,7 +100,6 @@ def _dq_kernel(
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(2)
     head = tl.program_id(1)
@@ -143,11 +141,11 @@ def _dq_kernel(
     dq = tl.zeros((BLOCK_M, D), tl.float32)
     dq = _accumulate_dq(
         dq, q, do, lse, delta, last, k_rows, v_rows, column, scale_log2,
-        0, whole, False, BLOCK_N, PRECISION,
+        0, whole, False, BLOCK_N,
     )  # fmt: skip
     dq = _accumulate_dq(
         dq, q, do, lse, delta, last, k_rows, v_rows, column, scale_log2,
-        whole, end, True, BLOCK_N, PRECISION,
+        whole, end, True, BLOCK_N,
     )  # fmt: skip
     tl.store(dq_ptr + flat, (dq * scale).to(dq_ptr.dtype.element_ty), mask=valid)
 
@@ -173,7 +171,6 @@ def _dkdv_kernel(
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(2)
     kv_head = tl.program_id(1)
@@ -215,15 +212,15 @@ def _dkdv_kernel(
             q = q_rows.load([top, head * D])
             # +inf makes p of the rows past the end 0.
             lse = tl.load(lse_ptr + by_head + row, mask=inside, other=float("inf"))
-            s = tl.dot(k, tl.trans(q), input_precision=PRECISION) * scale_log2
+            s = tl.dot(k, tl.trans(q), input_precision="tf32x3") * scale_log2
             p = tl.math.exp2(s - (lse * 1.4426950408889634)[None, :])
             p = tl.where(key[:, None] <= (row + offset)[None, :], p, 0.0)
             do = do_rows.load([top, head * D])
-            dv = tl.dot(p.to(do.dtype), do, dv, input_precision=PRECISION)
+            dv = tl.dot(p.to(do.dtype), do, dv, input_precision="tf32x3")
             delta = tl.load(delta_ptr + by_head + row, mask=inside, other=0.0)
-            dp = tl.dot(v, tl.trans(do), input_precision=PRECISION)
+            dp = tl.dot(v, tl.trans(do), input_precision="tf32x3")
             ds = p * (dp - delta[None, :])
-            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision=PRECISION)
+            dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="tf32x3")
     flat = token[:, None] * (tl.num_programs(1) * D) + in_head
     tl.store(dk_ptr + flat, (dk * scale).to(dk_ptr.dtype.element_ty), mask=valid)
     tl.store(dv_ptr + flat, dv.to(dv_ptr.dtype.element_ty), mask=valid)
@@ -282,12 +279,11 @@ def launch_backward(
     return grads
 
 
-def _options(tile: Tile) -> dict[str, int | str]:
+def _options(tile: Tile) -> dict[str, int]:
     """Return a tile as a kernel's keyword arguments."""
     return {
         "BLOCK_M": tile.block_m,
         "BLOCK_N": tile.block_n,
-        "PRECISION": tile.precision,
         "num_warps": tile.num_warps,
         "num_stages": tile.num_stages,
     }

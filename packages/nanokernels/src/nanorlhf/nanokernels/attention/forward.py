@@ -38,10 +38,10 @@ FORWARD_TILES = {
     (32, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
     (64, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
     (128, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=3),
-    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1, precision="tf32x3"),
-    (128, 4): Tile(block_m=64, block_n=32, num_warps=8, num_stages=1),
+    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
+    (128, 4): Tile(block_m=32, block_n=32, num_warps=8, num_stages=1),
 }
 """Launch parameters by (head dimension, bytes of an element)."""
 
@@ -155,12 +155,11 @@ def _attend(
     end: tl.tensor,
     MASKED: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
     """Fold keys [start, end) into the running output, maximum and sum of a tile of queries."""
     for first in tl.range(start, end, BLOCK_N):
         k = k_rows.load([first, column])
-        s = tl.dot(q, tl.trans(k), input_precision=PRECISION) * scale_log2
+        s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
         if MASKED:
             key = first + tl.arange(0, BLOCK_N)
             s = tl.where(key[None, :] <= last[:, None], s, -float("inf"))
@@ -174,7 +173,7 @@ def _attend(
         shrink = tl.math.exp2(peak - shift)
         total = total * shrink + tl.sum(p, axis=1)
         v = v_rows.load([first, column])
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision=PRECISION)
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
         peak = new_peak
     return acc, peak, total
 
@@ -197,7 +196,6 @@ def _forward_kernel(
     D: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
-    PRECISION: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(2)
     head = tl.program_id(1)
@@ -233,11 +231,11 @@ def _forward_kernel(
     scale_log2 = scale * 1.4426950408889634
     acc, peak, total = _attend(
         acc, peak, total, q, last, k_rows, v_rows, column, scale_log2,
-        0, whole, False, BLOCK_N, PRECISION,
+        0, whole, False, BLOCK_N,
     )  # fmt: skip
     acc, peak, total = _attend(
         acc, peak, total, q, last, k_rows, v_rows, column, scale_log2,
-        whole, end, True, BLOCK_N, PRECISION,
+        whole, end, True, BLOCK_N,
     )  # fmt: skip
 
     # A query that saw nothing returns 0, and -inf as its log-sum-exp.
@@ -292,7 +290,6 @@ def launch_forward(
             D=dim,
             BLOCK_M=tile.block_m,
             BLOCK_N=tile.block_n,
-            PRECISION=tile.precision,
             num_warps=tile.num_warps,
             num_stages=tile.num_stages,
         )

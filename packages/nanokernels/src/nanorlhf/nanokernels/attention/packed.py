@@ -1,6 +1,6 @@
 """What the forward and the backward of packed attention share."""
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -29,8 +29,6 @@ class Tile(NamedTuple):
     """Keys of a tile."""
     num_warps: int
     num_stages: int
-    precision: Literal["ieee", "tf32x3"] = "ieee"
-    """How float32 is multiplied; other dtypes have one way."""
 
 
 def as_rows(x: Tensor) -> Tensor:

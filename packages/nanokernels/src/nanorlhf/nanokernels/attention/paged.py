@@ -146,14 +146,14 @@ def _split_kernel(
         cell = at[:, None] + dim[None, :]
         k = tl.load(k_pages_ptr + cell, mask=seen[:, None], other=0.0)
         v = tl.load(v_pages_ptr + cell, mask=seen[:, None], other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee") * scale_log2
+        s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
         s = tl.where(seen[None, :], s, -float("inf"))
         # Finite: the first key of a step is always seen.
         new_peak = tl.maximum(peak, tl.max(s, axis=1))
         p = tl.math.exp2(s - new_peak[:, None])
         shrink = tl.math.exp2(peak - new_peak)
         total = total * shrink + tl.sum(p, axis=1)
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="ieee")
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
         peak = new_peak
     total = tl.where(total == 0.0, 1.0, total)
     out = acc / total[:, None]

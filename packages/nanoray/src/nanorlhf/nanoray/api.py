@@ -1,0 +1,196 @@
+"""The public functions: each checks its arguments and asks the engine."""
+
+import atexit
+import importlib.util
+import sys
+from collections.abc import Mapping, Sequence
+
+from .backend import Context
+from .errors import NanoRayError
+from .group import PlacementGroup
+from .placement import Strategy
+from .refs import ObjectRef, UserValue
+from .remote import ActorHandle
+from .session import current, is_open, set_current
+
+
+def init(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: int | None = None,
+    resources: Mapping[str, float] | None = None,
+    preload: Sequence[str] = (),
+    ignore_reinit_error: bool = False,
+) -> None:
+    """Start an engine on this machine; it ends with ``shutdown()`` or with this process.
+
+    Returns at once; the first call waits until ``preload`` is imported.
+
+    Args:
+        num_cpus: CPUs to hand out; None is all this process may use.
+        num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
+        resources: Custom resources, ``{"license": 2}``.
+        preload: Modules imported once, from which every process is forked; name what all tasks
+            and actors import and is slow (``("torch",)``).
+        ignore_reinit_error: Do nothing when an engine is running already.
+
+    Raises:
+        NanoRayError: An engine is running already, or this is not Linux.
+        ValueError: An amount is out of range, or a module of ``preload`` does not exist.
+    """
+    if is_open():
+        if ignore_reinit_error:
+            return
+        raise NanoRayError("init() was called before; call shutdown() first")
+    if sys.platform != "linux":
+        raise NanoRayError(
+            f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"
+        )
+    for name in [preload] if isinstance(preload, str) else preload:
+        if importlib.util.find_spec(name) is None:
+            raise ValueError(f"preload has {name!r}, which cannot be imported; install it")
+    from .local import start_local  # here, not above: it imports numpy and cloudpickle
+
+    atexit.register(shutdown)
+    set_current(
+        start_local(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources, preload=preload)
+    )
+
+
+def shutdown() -> None:
+    """End the engine and kill all its processes; does nothing when there is none."""
+    if is_open() and current().context().is_driver:
+        backend = current()
+        set_current(None)
+        backend.shutdown()
+
+
+def is_initialized() -> bool:
+    """Return whether this process is connected to an engine."""
+    return is_open()
+
+
+def put(value: object) -> ObjectRef:
+    """Store a value once; return a ref that any number of calls may share.
+
+    Arrays and CPU tensors are copied into shared memory. Readers get arrays back read-only and
+    without a copy; a tensor may be written to, which copies its pages for that process alone.
+
+    Raises:
+        SerializationError: The value cannot be sent to another process.
+    """
+    backend = current()
+    return ObjectRef(backend.put(value), backend.holds)
+
+
+def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) -> UserValue:
+    """Return the value of a ref, or the values of a list of refs in order.
+
+    Args:
+        refs: One ref, or a list.
+        timeout: Seconds to wait; None is for ever.
+
+    Raises:
+        TaskError: The call raised; the error is also an instance of what it raised. A list raises
+            as soon as one of its calls has failed, whatever the others do.
+        ActorDiedError: The actor died or could not be created.
+        WorkerCrashedError: The task's process died.
+        GetTimeoutError: Time is up.
+    """
+    if isinstance(refs, ObjectRef):
+        return current().get(_ids([refs]), timeout=_checked(timeout))[0]
+    return current().get(_ids(refs), timeout=_checked(timeout)) if refs else []
+
+
+def wait(
+    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None
+) -> tuple[list[ObjectRef], list[ObjectRef]]:
+    """Return ``(ready, pending)`` as soon as ``num_returns`` refs are ready, or time is up.
+
+    Both lists keep the order of ``refs``; ``ready`` has at most ``num_returns``. A failed call is
+    ready: ``get`` raises its error.
+
+    Raises:
+        ValueError: ``refs`` has duplicates, or ``num_returns`` is not in 1..len(refs).
+    """
+    ids = _ids(refs)
+    if len(set(ids)) < len(ids):
+        raise ValueError(f"wait got {len(ids)} refs with {len(set(ids))} different; drop the rest")
+    if not 1 <= num_returns <= len(ids):
+        raise ValueError(f"num_returns={num_returns} is not in 1..{len(ids)}, the number of refs")
+    done = current().wait(ids, num_returns=num_returns, timeout=_checked(timeout))
+    ready = [ref for ref in refs if ref.id in done][:num_returns]
+    chosen = set(ready)
+    return ready, [ref for ref in refs if ref not in chosen]
+
+
+def kill(actor: ActorHandle) -> None:
+    """Kill an actor's process at once; its pending and later calls raise ActorDiedError."""
+    if not isinstance(actor, ActorHandle):
+        raise TypeError(f"kill({actor!r}) needs an actor handle")
+    current().kill(actor.id)
+
+
+def get_actor(name: str) -> ActorHandle:
+    """Return a handle of the live actor that was created with ``options(name=...)``.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    backend = current()
+    return ActorHandle(backend.get_actor(name), backend.holds)
+
+
+def placement_group(
+    bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK"
+) -> PlacementGroup:
+    """Reserve bundles of resources together, all or none; return the group at once.
+
+    Args:
+        bundles: What to reserve, ``[{"CPU": 1, "GPU": 1}, ...]``.
+        strategy: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD; on one node all but the last agree.
+
+    Raises:
+        InfeasibleError: The node can never hold the bundles.
+        ValueError: A bundle is empty or the strategy unknown.
+    """
+    group_id = current().create_group(bundles, strategy)
+    return PlacementGroup(group_id, tuple(dict(bundle) for bundle in bundles), strategy)
+
+
+def remove_placement_group(group: PlacementGroup) -> None:
+    """Give a group's resources back; what runs in it is killed."""
+    current().remove_group(group.id)
+
+
+def cluster_resources() -> dict[str, float]:
+    """Return all resources that exist."""
+    return current().resources(available=False)
+
+
+def available_resources() -> dict[str, float]:
+    """Return the resources that are free now."""
+    return current().resources(available=True)
+
+
+def get_runtime_context() -> Context:
+    """Return where the calling code runs: in the driver, a task or an actor, on which GPUs."""
+    return current().context()
+
+
+def _ids(refs: Sequence[ObjectRef]) -> list[int]:
+    holds = current().holds
+    ids = []
+    for ref in refs:
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"{ref!r} is no ObjectRef; pass what .remote() or put() returned")
+        if not ref.belongs_to(holds):
+            raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
+        ids.append(ref.id)
+    return ids
+
+
+def _checked(timeout: float | None) -> float | None:
+    if timeout is not None and timeout < 0:
+        raise ValueError(f"timeout={timeout} is negative; use None to wait for ever")
+    return timeout

@@ -1,0 +1,54 @@
+"""The local engine: processes of this machine, started from this process."""
+
+import os
+from collections.abc import Mapping, Sequence
+
+from .client import Client, driver_context
+from .engine import Engine
+from .messages import DRIVER
+from .refs import HoldLog
+from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
+from .store import Reader
+
+_MIN_TASK_PROCESSES = 32
+
+
+def start_local(
+    *,
+    num_cpus: float | None,
+    num_gpus: int | None,
+    resources: Mapping[str, float] | None,
+    preload: Sequence[str],
+) -> Client:
+    """Return the driver's client of a new local engine.
+
+    Raises:
+        ValueError: More GPUs are asked for than this process may use.
+    """
+    gpus = inherited_gpus(os.environ)
+    if num_gpus is not None and num_gpus > len(gpus):
+        if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
+            raise ValueError(
+                f"num_gpus={num_gpus} but this process may use {len(gpus)} ({gpus}); ask for that "
+                f"many or change CUDA_VISIBLE_DEVICES"
+            )
+        gpus = [str(index) for index in range(num_gpus)]  # no driver listing: take the word for it
+    gpus = gpus if num_gpus is None else gpus[:num_gpus]
+    cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
+    amounts = dict(demand(num_cpus=cpus, resources=resources))
+    slots = max(_MIN_TASK_PROCESSES, int(4 * cpus))
+    pool = Pool({**amounts, SLOT: slots * UNIT}, gpus)
+    holds = HoldLog()
+    reader = Reader(holds)
+    totals = dict(pool.totals)
+    engine = Engine(pool, holds=holds, reader=reader, preload=list(preload))
+    client = Client(
+        engine,
+        process=DRIVER,
+        holds=holds,
+        reader=reader,
+        totals=totals,
+        context=driver_context(),
+    )
+    engine.on_free(client.writer.free)
+    return client

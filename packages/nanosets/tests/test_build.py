@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from nanorlhf.nanosets import Dataset, Ragged, SchemaError
+from nanorlhf.nanosets.build import build, first_bad, table
+
+
+class TensorLike:
+    """Has numpy's conversion protocol and nothing else, as a tensor of any library."""
+
+    def __init__(self, values):
+        self.values = np.asarray(values, np.int16)
+
+    def __array__(self, dtype=None, copy=None):
+        return self.values
+
+
+@pytest.mark.parametrize(
+    ("values", "dtype"),
+    [
+        ([None, None], "null"),
+        ([], "null"),
+        ([None, 1], "int64"),
+        ([1, 2**63], "uint64"),
+        ([1, None, 2.5], "float64"),
+        ([True, None], "bool"),
+        ([np.int8(1), np.int16(2)], "int16"),
+        ([np.float32(1)], "float32"),
+        ([np.bool_(True), False], "bool"),
+        (["a", None, np.str_("b")], "utf8"),
+        ([[], None, []], "list<null>"),
+        ([[], [1], (2.0,)], "list<float64>"),
+        ([range(3)], "list<int64>"),
+        ([np.zeros(0), np.ones(2, np.int32)], "list<int32>"),
+        ([np.zeros(0, np.int8), None], "list<int8>"),
+        ([np.ones(1, np.int8), np.ones(2, np.float32)], "list<float32>"),
+        ([np.array([1], np.int8), [2**40]], "list<int64>"),
+        ([np.ones((2, 3), np.uint8)], "list<list<uint8>>"),
+        ([np.array(["a"])], "list<utf8>"),
+        ([np.array(True)], "bool"),
+        ([TensorLike([1, 2])], "list<int16>"),
+        (TensorLike([1, 2]), "int16"),
+        (np.ones((2, 3), np.float16), "list<float16>"),
+        (np.array([1, 2], ">i4"), "int32"),
+        (np.array(["a", "b"]), "utf8"),
+        (Ragged(np.array([True]), np.array([0, 1])), "list<bool>"),
+        ([{"a": 1}, None, {"b": "x"}], "struct<a: int64, b: utf8>"),
+        ([{}], "struct<>"),
+    ],
+)
+def test_the_type_is_read_off_all_values(values, dtype, plain):
+    found = build(values)
+    assert str(found.dtype) == dtype
+    assert found.length == (
+        2 if isinstance(values, TensorLike) else len(values) - isinstance(values, Ragged)
+    )
+
+
+def test_values_come_back_as_they_went_in(plain):
+    values = [{"a": [1, None], "b": None}, None, {"a": [], "b": {"c": "x"}}]
+    assert plain(build(values).pylist()) == values
+    assert plain(build(np.arange(6).reshape(2, 3)).pylist()) == [[0, 1, 2], [3, 4, 5]]
+    assert build([np.ones((1, 2), np.int8), None]).pylist()[1] is None
+
+
+def test_a_key_that_only_a_later_row_has_is_a_null_before():
+    assert table([{"a": 1}, {"b": "x"}]).pylist() == [{"a": 1, "b": None}, {"a": None, "b": "x"}]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([{"a": 1}, {"a": 2}, {"a": "x"}], "row 2, field 'a': holds both int and str"),
+        ([{"a": True}, {"a": 1}], "row 1, field 'a': holds both bool and int"),
+        ([{"a": [1]}, {"a": 1}], "row 1, field 'a': holds both int and list"),
+        ([{}, {"m": [{"r": 1}, {"r": [1]}]}], r"row 1, field 'm\[\]\.r': holds both int and list"),
+        ([{"a": b"x"}], "row 0, field 'a': bytes is no column type; convert to bool"),
+        ([{"a": 1j}], "complex is no column type"),
+        ([{"a": 2**64}], "fit neither int64 nor uint64; store them as str"),
+        ([{"a": -1}, {"a": 2**63}], "row 1, field 'a': the ints -1 .. 9223372036854775808"),
+        ([{"a": 0.5}, {"a": 2**53 + 1}], "row 1, field 'a': 9007199254740993 stands among floats"),
+        ([{"a": "\ud800"}], "a str with the lone surrogate"),
+        ([{1: 2}], "the key 1 is not a str; give str keys"),
+        ([{"a": 1}, 7], "row 1, field '': a row is a mapping, not 7; give a dict"),
+        ([{"a": np.ones(1)}, {"a": np.ones((1, 1))}], r"row 1, .*arrays of \[1, 2\] dimensions"),
+        ([{"a": [np.int64(-1)]}, {"a": [np.uint64(1)]}], "holds both"),
+    ],
+)
+def test_a_value_without_a_type_is_named_by_row_and_field(rows, message):
+    with pytest.raises(SchemaError, match=message):
+        Dataset.from_list(rows)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("abc", "a column is a sequence of values, not a str; wrap it in a list"),
+        ({"a": 1}, "not a dict"),
+        (np.array(1), "a column is a sequence of values, not array"),
+    ],
+)
+def test_what_is_no_column_is_refused(values, message):
+    with pytest.raises(SchemaError, match=message):
+        Dataset.from_dict({"a": values})
+
+
+def test_columns_of_different_length_are_refused():
+    with pytest.raises(SchemaError, match=r"columns differ in length: {'a': 1, 'b': 2}"):
+        Dataset.from_dict({"a": [1], "b": [1, 2]})
+
+
+def test_first_bad_finds_the_row_that_breaks_the_prefix():
+    def attempt(rows):
+        if 7 in rows:
+            raise SchemaError("", "seven")
+
+    assert [first_bad([*range(bad), 7, 7], attempt) for bad in (0, 1, 5)] == [0, 1, 5]
