@@ -39,7 +39,7 @@ def print_result(folder: Path, *, console: Console | None = None) -> None:
     result = json.loads((folder / "result.json").read_text())
     console.print(accuracy_table(result))
     console.print(time_table(result["seconds"]))
-    console.print(f"{folder}/: result.json, curves.png, metrics.jsonl, samples.jsonl, merged/rl/")
+    console.print(f"{folder}: result.json, curves.png, metrics.jsonl, samples.jsonl, merged/rl/")
 
 
 def accuracy_table(result: dict[str, Any]) -> Table:

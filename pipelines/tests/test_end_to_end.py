@@ -21,12 +21,14 @@ TINY = [
     "sft.batch_size=16",
     "sft.eval_every=3",
     "sft.save_every=2",
+    "sft.optim.warmup_steps=2",
     "rl.steps=4",
     "rl.save_every=2",
     "rl.rollout.prompts=8",
     "rl.rollout.max_new_tokens=12",
     "eval.max_new_tokens=12",
 ]
+HERE = ["run.runtime=inprocess", "sft.layout.dp=1", "rl.layout.dp=1"]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 REAL = Path(os.environ.get("NANORLHF_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
@@ -64,16 +66,16 @@ def check_artefacts(folder, *, sft_steps, rl_steps):
 
 
 def test_the_whole_stack_runs_and_a_finished_run_prints_its_table(tmp_path, pipelines):
-    done = run(pipelines / "rl.py", *TINY, "run.runtime=inprocess")
+    done = run(pipelines / "rl.py", *TINY, *HERE)
     assert done.returncode == 0, done.stderr
     folder = tmp_path / "runs" / "arithmetic-seed0"
     check_artefacts(folder, sft_steps=6, rl_steps=4)
-    again = run(pipelines / "rl.py", *TINY, "run.runtime=inprocess", timeout_s=30)
+    again = run(pipelines / "rl.py", *TINY, *HERE, timeout_s=30)
     assert again.returncode == 0
     table = again.stdout[again.stdout.index("Held-out") :]
     assert table.strip() == done.stdout[done.stdout.index("Held-out") :].strip()
     check_transformers_loads(folder / "merged" / "rl")
-    refused = run(pipelines / "rl.py", *TINY, "run.runtime=inprocess", "sft.steps=7")
+    refused = run(pipelines / "rl.py", *TINY, *HERE, "sft.steps=7")
     assert refused.returncode == 2
     assert "sft.steps was 6, is 7" in refused.stderr
 
@@ -84,10 +86,8 @@ def check_transformers_loads(folder):
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder)
-    assert model.generation_config.eos_token_id in (
-        tokenizer.eos_token_id,
-        [tokenizer.eos_token_id],
-    )
+    ends = model.generation_config.eos_token_id
+    assert (ends if isinstance(ends, list) else [ends]) == [tokenizer.eos_token_id]
     prompt = tokenizer("1+2-3+4=", return_tensors="pt", add_special_tokens=False)
     with torch.no_grad():
         out = model.generate(**prompt, max_new_tokens=3, do_sample=False)
@@ -158,3 +158,84 @@ def test_gsm8k_smoke_runs_every_stage(tmp_path, pipelines):
     losses = [line["sft/loss"] for line in read(folder / "metrics.jsonl") if line["stage"] == "sft"]
     assert sum(losses[-10:]) < 0.8 * sum(losses[:10])
     assert sum(result["seconds"].values()) < 300
+
+
+CHAT = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n"
+    "{% if m.role == 'assistant' and loop.last %}<think>\n\n</think>\n\n{% endif %}"
+    "{{ m.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n"
+    "{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
+
+
+def write_checkpoint(folder):
+    """Write a Qwen3 base model as the hub has it, but tiny, and a chat tokenizer of its format."""
+    import torch
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from tokenizer import save_tokenizer, train_tokenizer
+
+    tokenizer = train_tokenizer(["What is the sum of $x$ and $y$? \\boxed{1}"] * 9, vocab_size=300)
+    tokenizer.add_special_tokens(["<|im_start|>", "<|im_end|>"])
+    save_tokenizer(tokenizer, folder / "chat")
+    path = folder / "chat" / "tokenizer_config.json"
+    changed = {"eos_token": "<|im_end|>", "chat_template": CHAT}
+    path.write_text(json.dumps(json.loads(path.read_text()) | changed))
+    torch.manual_seed(0)
+    shape = Qwen3Config(
+        vocab_size=320,  # more than the tokenizer has, as in the real one
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=16,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    Qwen3ForCausalLM(shape).to(torch.bfloat16).save_pretrained(folder / "base")
+
+
+def write_sets(folder):
+    """Write a few rows with the columns of NuminaMath, DeepMath and MATH-500."""
+    problem, solution = "What is the sum of $x$ and $y$?", "It is $\\boxed{1}$."
+    turns = [{"role": "user", "content": problem}, {"role": "assistant", "content": solution}]
+    numina = {"problem": problem, "solution": solution, "messages": turns}
+    deepmath = {"question": problem, "difficulty": 1.0, "topic": "x"}
+    deepmath |= {f"r1_solution_{i}": solution for i in (1, 2, 3)}
+    math500 = {"problem": problem, "solution": solution, "answer": "1", "subject": "x"}
+    math500 |= {"level": 1, "unique_id": "x"}
+    rows = {
+        "numina": [numina] * 24,
+        "deepmath": [deepmath | {"final_answer": a} for a in ["1", "No"] * 8],
+        "math500": [math500] * 4,
+    }
+    for name, lines in rows.items():
+        (folder / f"{name}.jsonl").write_text("".join(f"{json.dumps(row)}\n" for row in lines))
+
+
+@pytest.mark.slow
+def test_the_qwen3_recipe_runs_on_a_tiny_checkpoint_of_its_format(tmp_path, pipelines):
+    write_checkpoint(tmp_path)
+    write_sets(tmp_path)
+    words = [
+        *("--config", str(pipelines / "configs" / "qwen3-0.6b.yaml"), "run.device=cpu"),
+        *("model.path=base", "tokenizer.path=chat", "data.valid_rows=4"),
+        *("data.sft.path=numina.jsonl", "data.rl.path=deepmath.jsonl"),
+        *("data.eval.path=math500.jsonl", "data.max_prompt_tokens=256"),
+        *("sft.steps=3", "sft.batch_size=4", "sft.optim.warmup_steps=1"),
+        "sft.layout={dp: 1, pp: 2, tp: 1}",
+        *("rl.steps=2", "rl.minibatches=2", "rl.optim.warmup_steps=1"),
+        "rl.critic_optim.warmup_steps=1",
+        "rl.layout={dp: 1, pp: 1, tp: 2}",
+        *("rl.rollout.prompts=4", "rl.rollout.max_new_tokens=8", "rl.rollout.max_model_len=256"),
+        *("rl.rollout.replicas=1", "rl.reward.workers=1", "eval.reward.workers=1"),
+        *("eval.max_new_tokens=8", "eval.max_model_len=256"),
+    ]
+    done = run(pipelines / "rl.py", *words)
+    assert done.returncode == 0, done.stderr
+    folder = tmp_path / "runs" / "qwen3-0.6b-seed0"
+    check_artefacts(folder, sft_steps=3, rl_steps=2)
+    assert "data/rl: 8 problems" in done.stdout  # half of the answers were a No
+    check_transformers_loads(folder / "merged" / "rl")

@@ -13,7 +13,7 @@ if is_interpreting():
 
 @pytest.fixture(autouse=True)
 def one_thread_and_a_seed():
-    """Small tensors are fastest on one thread, and every test draws the same numbers alone or not."""
+    """Small tensors are fastest on one thread, and a test draws the same numbers alone or not."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     torch.manual_seed(0)

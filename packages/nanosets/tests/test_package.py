@@ -1,5 +1,7 @@
+import doctest
 import subprocess
 import sys
+from pathlib import Path
 
 import nanorlhf.nanosets
 
@@ -21,3 +23,19 @@ heavy = {"torch", "pyarrow", "pandas", "tqdm", "importlib.metadata"} & set(sys.m
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code, path], check=True, timeout=60)
+
+
+def test_the_example_of_the_readme_is_true(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    readme = Path(__file__).parent.parent / "README.md"
+    result = doctest.testfile(str(readme), module_relative=False)
+    assert result.attempted > 5
+    assert result.failed == 0
+
+
+def test_the_example_runs():
+    example = Path(__file__).parent.parent / "examples" / "tokens.py"
+    done = subprocess.run(
+        [sys.executable, "-W", "error", example], check=True, timeout=60, capture_output=True
+    )
+    assert b"256 rows" in done.stdout

@@ -119,6 +119,9 @@ def test_concatenations_of_indexed_parts_are_concatenated_lists(table, data, pla
         assert [plain(both[i]) for i in picks] == [want[i] for i in picks]
         both.save_to_disk(Path(folder) / "c.nano", chunk_rows=2)
         assert plain(load_dataset(Path(folder) / "c.nano").to_list()) == want
+        order = data.draw(st.permutations(range(len(want))))
+        both.select(order).save_to_disk(Path(folder) / "d.nano")
+        assert plain(load_dataset(Path(folder) / "d.nano").to_list()) == [want[i] for i in order]
 
 
 @relaxed

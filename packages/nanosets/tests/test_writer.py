@@ -140,11 +140,13 @@ def test_misuse_is_refused_with_the_way_out(tmp_path):
         Writer(tmp_path)
     with pytest.raises(ValueError, match="chunk_rows=0 and chunk_bytes=67108864 are positive"):
         Writer(tmp_path / "a.nano", chunk_rows=0)
-    writer = Writer(tmp_path / "a.nano")
-    writer.close()
-    writer.close()
-    with pytest.raises(ValueError, match="is closed; open another one"):
-        writer.write({"a": 1})
+    for end in (Writer.close, Writer.abort):
+        writer = Writer(tmp_path / "a.nano")
+        end(writer)
+        writer.close()
+        writer.abort()
+        with pytest.raises(ValueError, match="is closed; open another one"):
+            writer.write({"a": 1})
     deep = [1]
     for _ in range(40):
         deep = [deep]

@@ -18,12 +18,12 @@ BASE = {
     "vocab_size": 40,
     "hidden_size": 24,
     "intermediate_size": 40,
-    "num_hidden_layers": 4,
     "num_attention_heads": 4,
     "num_key_value_heads": 2,
     "head_dim": 8,
     "initializer_range": 0.2,
 }
+DEFAULTS = {"layers": 3, "tied": True, "bias": False, "head": "lm", "count": 5, "fault": ""}
 OPTIMIZER = AdamWConfig(lr=1e-2, weight_decay=0.1)
 FAULTS = {
     "qk_norm": ("reduce_partial", lambda self, grad: None),
@@ -61,9 +61,14 @@ def value_loss(out, mb):
 def train(rank, layout, options):
     """Train three clipped steps on this rank and return everything it can see."""
     torch.set_num_threads(1)
-    options = {"tied": True, "bias": False, "head": "lm", "count": 5, "fault": "", **options}
+    options = {**DEFAULTS, **options}
     config = ModelConfig.from_dict(
-        {**BASE, "tie_word_embeddings": options["tied"], "attention_bias": options["bias"]}
+        {
+            **BASE,
+            "num_hidden_layers": options["layers"],
+            "tie_word_embeddings": options["tied"],
+            "attention_bias": options["bias"],
+        }
     )
     if options["fault"]:
         setattr(ShardedOptimizer, *FAULTS[options["fault"]])
@@ -149,7 +154,7 @@ def test_fewer_microbatches_than_stages_and_replicas_equal_one_process():
 @pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 3, 6])
 def test_four_stages_equal_one_process(count):
-    check({"pp": 4}, count=count)
+    check({"pp": 4}, layers=4, count=count)
 
 
 @pytest.mark.slow

@@ -253,6 +253,12 @@ def test_microbatches_change_neither_loss_nor_gradient_nor_metrics(
         assert parts[2] == pytest.approx(whole[2])
 
 
+@pytest.mark.parametrize("aggregate", AGGREGATES)
+def test_metrics_are_means_whatever_the_loss_is_weighed_by(batch, aggregate):
+    report = run(weighed(batch, aggregate), AlgoConfig(), batch.old_logprobs, [[0, 1], [2, 3, 4]])
+    assert report[2]["ratio"] == pytest.approx(1.0)
+
+
 def numeric_gradient(function, point, step=1e-6):
     """Central differences of a scalar function."""
     result = torch.zeros_like(point)

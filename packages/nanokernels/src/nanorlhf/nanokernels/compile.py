@@ -48,8 +48,8 @@ def compile_kernel(
 
     Args:
         kernel: A jitted kernel.
-        signature: Triton type of each argument that is not a constant, such as ``"*bf16"``. Pointers
-            and strides are taken to be multiples of 16, as they are in practice.
+        signature: Triton type of each argument that is not a constant, such as ``"*bf16"``.
+            Pointers and strides are taken to be multiples of 16, as they are in practice.
         constants: Value of each constexpr argument.
         num_warps: Warps of a block.
         num_stages: Depth of the software pipeline.
@@ -59,7 +59,7 @@ def compile_kernel(
         RuntimeError: Triton is interpreting, so kernels do not exist.
     """
     if is_interpreting():
-        raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile; unset it before importing")
+        raise RuntimeError("TRITON_INTERPRET=1 leaves nothing to compile; unset it first")
     names = list(kernel.arg_names)  # type: ignore[attr-defined]
     types = {name: "constexpr" if name in constants else signature[name] for name in names}
     aligned = [
@@ -76,7 +76,7 @@ def compile_kernel(
     binary = triton.compile(
         source,
         target=GPUTarget("cuda", capability, 32),
-        options={"num_warps": num_warps, "num_stages": num_stages},
+        options={"num_warps": num_warps, "num_stages": num_stages, "enable_fp_fusion": True},
     )
     return _usage(binary.asm["cubin"], shared_bytes=binary.metadata.shared)
 

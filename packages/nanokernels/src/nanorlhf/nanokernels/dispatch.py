@@ -10,7 +10,6 @@ launch needs Triton.
 """
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from types import SimpleNamespace
 from typing import Any, Literal, Protocol
 
@@ -28,13 +27,13 @@ except ImportError:
 __all__ = [
     "Impl",
     "accumulator",
+    "allow_scratch",
     "cdiv",
     "is_interpreting",
     "jit",
     "jit_varying",
+    "launch",
     "next_power_of_2",
-    "on_device",
-    "on_device_with_scratch",
     "tl",
     "use_triton",
 ]
@@ -76,7 +75,7 @@ def jit_varying(*names: str) -> Callable[[Callable[..., object]], Kernel]:
 
 
 def is_interpreting() -> bool:
-    """Return whether kernels run in Triton's interpreter (``TRITON_INTERPRET=1``), on CPU tensors."""
+    """Return whether kernels are interpreted (``TRITON_INTERPRET=1``), on CPU tensors."""
     return triton is not None and bool(triton.knobs.runtime.interpret)
 
 
@@ -109,14 +108,18 @@ def use_triton(impl: Impl, x: Tensor) -> bool:
     return True
 
 
-def on_device(x: Tensor) -> AbstractContextManager[None]:
-    """Return a context that makes ``x``'s CUDA device current, as a launch needs; else a no-op."""
-    context: AbstractContextManager[None] = torch.cuda.device_of(x)  # type: ignore[no-untyped-call]
-    return context
+def launch(
+    kernel: Kernel, grid: tuple[int, ...], x: Tensor, *args: object, **constants: object
+) -> None:
+    """Run ``kernel`` on ``grid`` programs, on the device of its first argument."""
+    # Triton launches on the current device, which need not be the tensor's.
+    with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
+        # Said aloud because Triton 3.10 turns it off by default.
+        kernel[grid](x, *args, enable_fp_fusion=True, **constants)
 
 
-def on_device_with_scratch(x: Tensor) -> AbstractContextManager[None]:
-    """Return :func:`on_device` for kernels that build tensor descriptors, which lie in scratch memory.
+def allow_scratch(x: Tensor) -> None:
+    """Let the next launches on ``x``'s device build tensor descriptors, which need scratch memory.
 
     Triton keeps its allocator per thread, and a backward runs in a thread of its own.
     """
@@ -125,7 +128,6 @@ def on_device_with_scratch(x: Tensor) -> AbstractContextManager[None]:
         return torch.empty(size, dtype=torch.int8, device=x.device)
 
     triton.set_allocator(allocate)
-    return on_device(x)
 
 
 def cdiv(numerator: int, denominator: int) -> int:

@@ -146,7 +146,7 @@ def _patch_casts(builder: type, handle: Callable[..., Handle]) -> None:
 
 
 def exact_bfloat16() -> None:
-    """Make the interpreter compute bfloat16 as a GPU does, from now on; calling twice is harmless."""
+    """Make the interpreter compute bfloat16 as a GPU does; calling it twice is harmless."""
     builder = stock.InterpreterBuilder
     if getattr(builder, "has_exact_bfloat16", False):
         return

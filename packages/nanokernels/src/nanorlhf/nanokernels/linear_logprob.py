@@ -222,14 +222,14 @@ def _check(hidden: Tensor, weight: Tensor, targets: Tensor, shard: _Shard) -> No
     if not (math.isfinite(shard.temperature) and shard.temperature > 0):
         raise ValueError(f"temperature={shard.temperature} must be above 0; 1.0 is the model's own")
     if shard.chunk_tokens < 1:
-        raise ValueError(f"chunk_tokens={shard.chunk_tokens} must be at least 1; 4096 is the default")
+        raise ValueError(f"chunk_tokens={shard.chunk_tokens} must be at least 1, such as 4096")
     if shard.group is None and not targets.is_cuda and targets.numel():
         low, high = (int(x) for x in targets.aminmax())
         end = shard.vocab_start + weight.shape[0]
         if low < shard.vocab_start or high >= end:
             raise ValueError(
-                f"targets_T spans [{low}, {high}] and the weight holds [{shard.vocab_start}, {end}); "
-                "pass token ids of this vocabulary"
+                f"targets_T spans [{low}, {high}] and the weight holds rows "
+                f"[{shard.vocab_start}, {end}); pass token ids of this vocabulary"
             )
 
 

@@ -11,8 +11,8 @@ Zhang and Sennrich, arXiv:1910.07467. For a row of N entries::
     +-----------------------------+
     |  BLOCK_ROWS rows            |  program 0     Forward: a program owns one tile.
     +-----------------------------+                Backward: program i takes tiles i, i + P, ...
-    |  BLOCK_ROWS rows            |  program 1     and sums its part of dw in registers; PyTorch adds
-    +-----------------------------+                the P parts, so two runs agree to the last bit.
+    |  BLOCK_ROWS rows            |  program 1     and sums its part of dw in registers; then
+    +-----------------------------+                P parts are added, in a fixed order.
 
 Only ``r`` (4 bytes a row) is saved besides the inputs. Sums are float32. Tiles hold many short rows
 (the per-head norm of queries and keys has N = 128) or one long one, so a row's result does not
@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatch import Impl, accumulator, cdiv, jit_varying, next_power_of_2, on_device, tl, use_triton
+from .dispatch import Impl, accumulator, cdiv, jit_varying, launch, next_power_of_2, tl, use_triton
 
 MAX_WIDTH = 16384
 
@@ -157,19 +157,20 @@ def _launch_forward(
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     rstd = torch.empty(source.rows, dtype=torch.float32, device=x.device)
     if y.numel():
-        with on_device(x):
-            _forward_kernel[(cdiv(source.rows, block_rows),)](
-                source.x,
-                weight,
-                y,
-                rstd,
-                *source[1:],
-                eps,
-                N=width,
-                BLOCK_ROWS=block_rows,
-                BLOCK_N=block_n,
-                num_warps=config.num_warps,
-            )
+        launch(
+            _forward_kernel,
+            (cdiv(source.rows, block_rows),),
+            source.x,
+            weight,
+            y,
+            rstd,
+            *source[1:],
+            eps,
+            N=width,
+            BLOCK_ROWS=block_rows,
+            BLOCK_N=block_n,
+            num_warps=config.num_warps,
+        )
     return _Normed(y, rstd)
 
 
@@ -186,20 +187,21 @@ def _launch_backward(
         return dx, torch.zeros_like(weight)
     programs = min(config.programs, cdiv(source.rows, block_rows))
     parts = torch.empty(programs, width, dtype=torch.float32, device=x.device)
-    with on_device(x):
-        _backward_kernel[(programs,)](
-            source.x,
-            weight,
-            dy.contiguous(),
-            rstd,
-            dx,
-            parts,
-            *source[1:],
-            N=width,
-            BLOCK_ROWS=block_rows,
-            BLOCK_N=block_n,
-            num_warps=config.num_warps,
-        )
+    launch(
+        _backward_kernel,
+        (programs,),
+        source.x,
+        weight,
+        dy.contiguous(),
+        rstd,
+        dx,
+        parts,
+        *source[1:],
+        N=width,
+        BLOCK_ROWS=block_rows,
+        BLOCK_N=block_n,
+        num_warps=config.num_warps,
+    )
     return dx, parts.sum(dim=0).to(weight.dtype)
 
 

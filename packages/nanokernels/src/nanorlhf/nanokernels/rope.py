@@ -6,8 +6,8 @@ the angle ``position * theta^(-2i/D)``::
     y[i]       = x[i] cos[i] - x[i + D/2] sin[i]
     y[i + D/2] = x[i + D/2] cos[i] + x[i] sin[i]
 
-A rotation is orthogonal, so the gradient is the same rotation by the opposite angle: the backward is
-the forward kernel with the sign of the sine flipped, and nothing but the table is saved.
+A rotation is orthogonal, so the gradient is the same rotation by the opposite angle: the backward
+is the forward kernel with the sign of the sine flipped, and nothing but the table is saved.
 
 ::
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .dispatch import Impl, jit, next_power_of_2, on_device, tl, use_triton
+from .dispatch import Impl, jit, launch, next_power_of_2, tl, use_triton
 
 
 class RopeTable(NamedTuple):
@@ -100,21 +100,22 @@ def _launch(x: Tensor, cos: Tensor, sin: Tensor, *, sign: int) -> Tensor:
         x = x.contiguous()
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if y.numel():
-        with on_device(x):
-            _rotate_kernel[(tokens,)](
-                x,
-                cos,
-                sin,
-                y,
-                x.stride(0),
-                x.stride(1),
-                H=heads,
-                HALF=dim // 2,
-                BLOCK_H=next_power_of_2(heads),
-                BLOCK_HALF=next_power_of_2(dim // 2),
-                SIGN=sign,
-                num_warps=4,
-            )
+        launch(
+            _rotate_kernel,
+            (tokens,),
+            x,
+            cos,
+            sin,
+            y,
+            x.stride(0),
+            x.stride(1),
+            H=heads,
+            HALF=dim // 2,
+            BLOCK_H=next_power_of_2(heads),
+            BLOCK_HALF=next_power_of_2(dim // 2),
+            SIGN=sign,
+            num_warps=4,
+        )
     return y
 
 

@@ -29,7 +29,7 @@ class Sampled(NamedTuple):
     raw_logprobs: Tensor
     """float32 [B], under the model's own distribution: temperature 1, full vocabulary."""
     kept_mass: Tensor
-    """float32 [B], probability (after temperature) of what truncation kept; 1 without truncation."""
+    """float32 [B], probability, after temperature, of what truncation kept; 1 without it."""
 
 
 def _mix(x: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ def _check(logits: Tensor, rows: dict[str, Tensor | None]) -> None:
     """Raise ``ValueError`` for shapes that do not fit."""
     if logits.ndim != 2 or not logits.is_floating_point() or logits.shape[1] == 0:
         raise ValueError(
-            f"logits_BV={logits.dtype}{tuple(logits.shape)} is not float [B, V]; pass one row of logits each"
+            f"logits_BV={logits.dtype}{tuple(logits.shape)} must be float [B, V]; pass a row each"
         )
     for name, row in rows.items():
         if row is not None and row.shape != logits.shape[:1]:
@@ -179,7 +179,9 @@ def sample(
     """
     limits = _Truncation(top_k_B, top_p_B, min_p_B)
     rows: dict[str, Tensor | None] = {
-        "temperature_B": temperature_B, "seeds_B": seeds_B, "steps_B": steps_B,
+        "temperature_B": temperature_B,
+        "seeds_B": seeds_B,
+        "steps_B": steps_B,
     }
     limits_by_name = {"top_k_B": top_k_B, "top_p_B": top_p_B, "min_p_B": min_p_B}
     _check(logits_BV, rows | limits_by_name)

@@ -26,8 +26,8 @@ from .dispatch import (
     accumulator,
     cdiv,
     jit,
+    launch,
     next_power_of_2,
-    on_device,
     tl,
     use_triton,
 )
@@ -99,10 +99,16 @@ def _launch_forward(gate_up: Tensor, config: Config = CONFIG) -> Tensor:
     y = x.new_empty(*gate_up.shape[:-1], width)
     if y.numel():
         block = min(config.block, next_power_of_2(width))
-        with on_device(x):
-            _forward_kernel[(x.shape[0] * cdiv(width, block),)](
-                x, y, x.stride(0), width, BLOCK=block, num_warps=config.num_warps
-            )
+        launch(
+            _forward_kernel,
+            (x.shape[0] * cdiv(width, block),),
+            x,
+            y,
+            x.stride(0),
+            width,
+            BLOCK=block,
+            num_warps=config.num_warps,
+        )
     return y
 
 
@@ -112,16 +118,17 @@ def _launch_backward(gate_up: Tensor, dy: Tensor, config: Config = CONFIG) -> Te
     dx = torch.empty(gate_up.shape, dtype=x.dtype, device=x.device)
     if dx.numel():
         block = min(config.block, next_power_of_2(width))
-        with on_device(x):
-            _backward_kernel[(x.shape[0] * cdiv(width, block),)](
-                x,
-                dy.contiguous(),
-                dx,
-                x.stride(0),
-                width,
-                BLOCK=block,
-                num_warps=config.num_warps,
-            )
+        launch(
+            _backward_kernel,
+            (x.shape[0] * cdiv(width, block),),
+            x,
+            dy.contiguous(),
+            dx,
+            x.stride(0),
+            width,
+            BLOCK=block,
+            num_warps=config.num_warps,
+        )
     return dx
 
 

@@ -99,7 +99,8 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
     """
     if isinstance(refs, ObjectRef):
         return current().get(_ids([refs]), timeout=_checked(timeout))[0]
-    return current().get(_ids(refs), timeout=_checked(timeout)) if refs else []
+    ids = _ids(refs)
+    return current().get(ids, timeout=_checked(timeout)) if ids else []
 
 
 def wait(
@@ -180,6 +181,8 @@ def get_runtime_context() -> Context:
 
 def _ids(refs: Sequence[ObjectRef]) -> list[int]:
     holds = current().holds
+    if not isinstance(refs, Sequence):
+        raise TypeError(f"{refs!r} is no ObjectRef and no list of them")
     ids = []
     for ref in refs:
         if not isinstance(ref, ObjectRef):

@@ -10,6 +10,7 @@ A driver thread hands its message to the node itself and writes to the worker's 
 answers pass through the I/O thread.
 """
 
+import contextlib
 import json
 import os
 import select
@@ -17,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -72,7 +74,7 @@ class Engine:
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
         self._free: Callable[[int, int], None] = lambda arena_id, offset: None
-        self._to_free: list[tuple[int, int]] = []
+        self._to_free: deque[tuple[int, int]] = deque()
         self._questions: dict[int, _Question] = {}
         self._num_asked = 0
         self._links: dict[int, Connection] = {}
@@ -174,7 +176,6 @@ class Engine:
         elif message[0] == "forget":
             self._reader.forget(message[1])
         else:
-            # Later: the store's lock is taken before ours when it announces an arena.
             self._to_free.append((message[1], message[2]))
 
     def answer(self, req: int, payload: Answer) -> None:
@@ -269,10 +270,10 @@ class Engine:
         self._dirty.clear()
 
     def _free_blocks(self) -> None:
-        if self._to_free:
-            blocks, self._to_free = self._to_free, []
-            for arena_id, offset in blocks:
-                self._free(arena_id, offset)
+        """Free the driver's own dead blocks, which calls back into this engine, without the lock."""
+        with contextlib.suppress(IndexError):
+            while True:
+                self._free(*self._to_free.popleft())
 
     def _add_link(self, process: int, link: Connection) -> None:
         self._links[process] = link

@@ -105,13 +105,15 @@ class Writer:
                 offset = arena.blocks.take(size)
                 if offset is not None:
                     return Block(arena_id, offset, size)
-            arena_id, arena = self._next_id(), _Arena(max(_ARENA_BYTES, round_up(size, to=PAGE)))
+        # Announced before anyone else can see it, and without the lock: the engine takes its own.
+        arena_id, arena = self._next_id(), _Arena(max(_ARENA_BYTES, round_up(size, to=PAGE)))
+        offset = arena.blocks.take(size)
+        assert offset is not None, "a new arena holds the block it was made for"
+        self._announce(arena_id, arena.size, arena.fd)
+        with self._lock:
             self._largest = max(self._largest, arena.size)
-            self._announce(arena_id, arena.size, arena.fd)
             self._arenas[arena_id] = arena
-            offset = arena.blocks.take(size)
-            assert offset is not None, "a new arena holds the block it was made for"
-            return Block(arena_id, offset, size)
+        return Block(arena_id, offset, size)
 
     def _surplus(self) -> list[int]:
         """Close empty arenas beyond what is kept warm; return their ids."""

@@ -162,14 +162,17 @@ class Worker:
     def _answer(self, run: Run) -> None:
         """Run one call and send what became of it."""
         try:
-            results = self._results(run)
+            value = self._call(run)
+            results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
             self._report(run, error)
         else:
+            # The value is alive until its message is out: the refs inside are held without a gap.
             self._link.post(("done", run.id, results, None))
 
-    def _results(self, run: Run) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
-        value = self._call(run)
+    def _results(
+        self, run: Run, value: UserValue
+    ) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
         if run.kind == "new":
             self._actor = value
             return []

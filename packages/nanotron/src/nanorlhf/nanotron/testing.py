@@ -32,7 +32,16 @@ from .errors import RankFailed
 
 T = TypeVar("T")
 
-_PRELOAD = ["torch", "torch.distributed", "safetensors.torch", "nanorlhf.nanotron", __name__]
+# What test modules import; a name that is not installed is skipped by the server.
+_PRELOAD = [
+    "torch",
+    "torch.distributed",
+    "numpy",
+    "safetensors.torch",
+    "nanorlhf.nanotron",
+    __name__,
+    "pytest",
+]
 
 
 class _Task(NamedTuple):

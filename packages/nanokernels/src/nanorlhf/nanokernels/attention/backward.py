@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from nanorlhf.nanokernels.attention.packed import Packed, Tile, as_rows
-from nanorlhf.nanokernels.dispatch import cdiv, jit, jit_varying, on_device_with_scratch, tl
+from nanorlhf.nanokernels.dispatch import allow_scratch, cdiv, jit, jit_varying, launch, tl
 
 DQ_TILES = {
     (16, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=2),
@@ -265,17 +265,19 @@ def launch_backward(
         k.stride(0),
         v.stride(0),
     )
-    with on_device_with_scratch(q):
-        if q.numel():
-            _dq_kernel[(cdiv(queries.max_seqlen, dq_tile.block_m), heads, queries.num_sequences)](
-                q, k, v, o, do, lse_HT, delta, grads.q_THD, *shared,
-                GROUP=heads // kv_heads, D=dim, **_options(dq_tile),
-            )  # fmt: skip
-        if k.numel():
-            _dkdv_kernel[(cdiv(keys.max_seqlen, dkdv_tile.block_n), kv_heads, keys.num_sequences)](
-                q, k, v, do, lse_HT, delta, grads.k_SKD, grads.v_SKD, *shared,
-                GROUP=heads // kv_heads, D=dim, **_options(dkdv_tile),
-            )  # fmt: skip
+    allow_scratch(q)
+    if q.numel():
+        launch(
+            _dq_kernel, (cdiv(queries.max_seqlen, dq_tile.block_m), heads, queries.num_sequences),
+            q, k, v, o, do, lse_HT, delta, grads.q_THD, *shared,
+            GROUP=heads // kv_heads, D=dim, **_options(dq_tile),
+        )  # fmt: skip
+    if k.numel():
+        launch(
+            _dkdv_kernel, (cdiv(keys.max_seqlen, dkdv_tile.block_n), kv_heads, keys.num_sequences),
+            q, k, v, do, lse_HT, delta, grads.k_SKD, grads.v_SKD, *shared,
+            GROUP=heads // kv_heads, D=dim, **_options(dkdv_tile),
+        )  # fmt: skip
     return grads
 
 

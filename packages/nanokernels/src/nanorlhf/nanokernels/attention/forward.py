@@ -1,4 +1,4 @@
-"""Forward of packed causal attention with grouped KV heads, as a reference and as a kernel.
+r"""Forward of packed causal attention with grouped KV heads, as a reference and as a kernel.
 
 FlashAttention-2 (Dao, arXiv:2307.08691): a program owns BLOCK_M queries of one head and walks over
 the keys they see in steps of BLOCK_N, keeping a running maximum m, sum l and output in float32::
@@ -6,14 +6,14 @@ the keys they see in steps of BLOCK_N, keeping a running maximum m, sum l and ou
     s = scale log2(e) q k^T     m' = max(m, max s)     p = 2^(s - m')     a = 2^(m - m')
     l = l a + sum p             o = o a + p v          lse = (m + log2 l) / log2(e)
 
-Queries of a sequence are its last ones: query i of n sees key j of m when ``j <= i + m - n``. With a
-cached prefix (m > n) the mask is aligned at the bottom right::
+A sequence's queries are its last tokens: query i of n sees key j of m when ``j <= i + m - n``. With
+a cached prefix (m > n) the mask is aligned at the bottom right::
 
               keys 0 .. m-1
-            +---------+---------+\\
-    query 0 |  whole  |         | \\            whole    no mask, the first loop
-            |  tiles  |diagonal |  \\  not      diagonal masked, the second loop
-    n - 1   |         |         |   \\ visited
+            +---------+---------+\
+    query 0 |  whole  |         | \            whole    no mask, the first loop
+            |  tiles  |diagonal |  \  not      diagonal masked, the second loop
+    n - 1   |         |         |   \ visited
             +---------+---------+----+
 
 Programs of the longest rows start first. Nothing is saved but ``o`` and ``lse``; the backward
@@ -31,7 +31,15 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from nanorlhf.nanokernels.attention.packed import Packed, Tile, as_rows
-from nanorlhf.nanokernels.dispatch import accumulator, cdiv, jit, jit_varying, on_device_with_scratch, tl
+from nanorlhf.nanokernels.dispatch import (
+    accumulator,
+    allow_scratch,
+    cdiv,
+    jit,
+    jit_varying,
+    launch,
+    tl,
+)
 
 FORWARD_TILES = {
     (16, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
@@ -71,7 +79,9 @@ def _pad(x: Tensor, packed: Packed, slots: Tensor | None) -> Tensor:
     """Return packed [T, H, D] as [N, H, L, D], zeros on padding; a view when nothing is padded."""
     heads, dim = x.shape[1:]
     if slots is not None:
-        x = x.new_zeros(packed.num_sequences * packed.max_seqlen, heads, dim).index_copy(0, slots, x)
+        x = x.new_zeros(packed.num_sequences * packed.max_seqlen, heads, dim).index_copy(
+            0, slots, x
+        )
     return x.view(packed.num_sequences, packed.max_seqlen, heads, dim).transpose(1, 2)
 
 
@@ -272,25 +282,27 @@ def launch_forward(
     lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
     if not tokens:
         return Saved(o, lse)
-    with on_device_with_scratch(q):
-        _forward_kernel[(cdiv(queries.max_seqlen, tile.block_m), heads, queries.num_sequences)](
-            q,
-            k,
-            v,
-            o,
-            lse,
-            queries.cu_seqlens,
-            keys.cu_seqlens,
-            scale,
-            tokens,
-            q.stride(0),
-            k.stride(0),
-            v.stride(0),
-            GROUP=heads // k.shape[1],
-            D=dim,
-            BLOCK_M=tile.block_m,
-            BLOCK_N=tile.block_n,
-            num_warps=tile.num_warps,
-            num_stages=tile.num_stages,
-        )
+    allow_scratch(q)
+    launch(
+        _forward_kernel,
+        (cdiv(queries.max_seqlen, tile.block_m), heads, queries.num_sequences),
+        q,
+        k,
+        v,
+        o,
+        lse,
+        queries.cu_seqlens,
+        keys.cu_seqlens,
+        scale,
+        tokens,
+        q.stride(0),
+        k.stride(0),
+        v.stride(0),
+        GROUP=heads // k.shape[1],
+        D=dim,
+        BLOCK_M=tile.block_m,
+        BLOCK_N=tile.block_n,
+        num_warps=tile.num_warps,
+        num_stages=tile.num_stages,
+    )
     return Saved(o, lse)

@@ -1,8 +1,8 @@
 """Writing keys and values into the pages of a cache, and reading them back packed.
 
-A cache is ``[P, K, page_size, D]``: pages of ``page_size`` tokens, and in a page each KV head's keys
-side by side, so that a decode program, which reads one head, reads whole pages of it. A *slot* is
-``page * page_size + offset``.
+A cache is ``[P, K, page_size, D]``: pages of ``page_size`` tokens, and in a page each KV head's
+keys side by side, so that a decode program, which reads one head, reads them as one piece. A *slot*
+is ``page * page_size + offset``.
 
 ::
 
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from nanorlhf.nanokernels.dispatch import Impl, jit, next_power_of_2, on_device, tl, use_triton
+from nanorlhf.nanokernels.dispatch import Impl, jit, launch, next_power_of_2, tl, use_triton
 
 
 class PackedKV(NamedTuple):
@@ -77,23 +77,24 @@ def _launch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tenso
     k, v = (x if x.stride(2) == 1 else x.contiguous() for x in (k, v))
     if not k.numel():
         return
-    with on_device(k):
-        _store_kernel[(tokens,)](
-            k,
-            v,
-            k_pages,
-            v_pages,
-            slots.contiguous(),
-            k.stride(0),
-            k.stride(1),
-            v.stride(0),
-            v.stride(1),
-            K=heads,
-            D=dim,
-            PAGE=k_pages.shape[2],
-            BLOCK=next_power_of_2(heads * dim),
-            num_warps=4,
-        )
+    launch(
+        _store_kernel,
+        (tokens,),
+        k,
+        v,
+        k_pages,
+        v_pages,
+        slots.contiguous(),
+        k.stride(0),
+        k.stride(1),
+        v.stride(0),
+        v.stride(1),
+        K=heads,
+        D=dim,
+        PAGE=k_pages.shape[2],
+        BLOCK=next_power_of_2(heads * dim),
+        num_warps=4,
+    )
 
 
 def check_pages(k_pages: Tensor, v_pages: Tensor, *, kv_heads: int, dim: int) -> None:

@@ -1,4 +1,4 @@
-"""Decode attention: one query per sequence over a paged KV cache.
+r"""Decode attention: one query per sequence over a paged KV cache.
 
 Decoding reads every cached key and value once and computes little: the work is to read memory at
 full speed with few sequences. Two passes (FlashDecoding, Dao et al., 2023)::
@@ -6,7 +6,7 @@ full speed with few sequences. Two passes (FlashDecoding, Dao et al., 2023)::
     sequence b   [ split 0: 512 keys ][ split 1: 512 keys ][ split 2: 70 ]
                          |                    |                  |
                   program (k, b, 0)    program (k, b, 1)  program (k, b, 2)     pass 1
-                         \\--------- o, lse of each split --------/
+                         \--------- o, lse of each split --------/
                                               |
                                         program (b, h)                          pass 2
 
@@ -32,8 +32,8 @@ from nanorlhf.nanokernels.dispatch import (
     cdiv,
     jit,
     jit_varying,
+    launch,
     next_power_of_2,
-    on_device,
     tl,
     use_triton,
 )
@@ -76,17 +76,16 @@ def reference(
     if longest == 0:
         return torch.zeros_like(q_BHD)
     width = cdiv(longest, page_size)
-    pages = page_table[:, :width].clamp(min=0).flatten().long()
-    position = torch.arange(width * page_size, device=q_BHD.device)
-    unseen = (position >= seq_lens[:, None])[:, None, :, None]
+    pages = page_table[:, None, :width].clamp(min=0) * kv_heads
+    cells = (pages + torch.arange(kv_heads, device=pages.device)[:, None]).flatten().long()
 
     def gather(cache: Tensor) -> Tensor:
-        x = cache.index_select(0, pages).view(rows, width, kv_heads, page_size, dim)
-        # What lies behind the last token was never written and may be NaN, which 0 does not mask.
-        return x.transpose(1, 2).flatten(2, 3).masked_fill_(unseen, 0.0)
+        """Return [B, K, width * page_size, D], one copy."""
+        return cache.view(-1, page_size * dim)[cells].view(rows, kv_heads, -1, dim)
 
     empty = (seq_lens == 0)[:, None, None]
-    mask = ~unseen.transpose(-1, -2) | empty[..., None]
+    position = torch.arange(width * page_size, device=q_BHD.device)
+    mask = (position < seq_lens[:, None])[:, None, None, :] | empty[..., None]
     # The query heads of one KV head are the rows of one small matrix, so no key is read twice.
     q = q_BHD.reshape(rows, kv_heads, heads // kv_heads, dim)
     o = F.scaled_dot_product_attention(
@@ -120,8 +119,8 @@ def _split_kernel(
     split = tl.program_id(2)
     length = tl.load(lens_ptr + sequence)
     start = split * SPLIT
-    if not FINAL:
-        if start >= length:  # noqa: SIM102 - one test is compiled away, the other is not
+    if not FINAL:  # noqa: SIM102 - decided at compile time, the other when it runs
+        if start >= length:
             return
     end = tl.minimum(start + SPLIT, length)
     row = tl.arange(0, ROWS)
@@ -219,31 +218,41 @@ def _launch(
     if splits > 1:
         parts = torch.empty(rows, heads, splits, dim, dtype=torch.float32, device=q.device)
         lse = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
-    with on_device(q):
-        _split_kernel[(kv_heads, rows, splits)](
-            q,
-            k_pages,
-            v_pages,
-            page_table,
-            seq_lens,
+    launch(
+        _split_kernel,
+        (kv_heads, rows, splits),
+        q,
+        k_pages,
+        v_pages,
+        page_table,
+        seq_lens,
+        parts,
+        lse,
+        scale,
+        page_table.stride(0),
+        GROUP=group,
+        ROWS=max(16, next_power_of_2(group)),
+        D=dim,
+        PAGE=page_size,
+        SPLIT=config.split,
+        BLOCK=config.block,
+        FINAL=splits == 1,
+        num_warps=config.num_warps,
+        num_stages=config.num_stages,
+    )
+    if splits > 1:
+        launch(
+            _combine_kernel,
+            (heads, rows),
             parts,
             lse,
-            scale,
-            page_table.stride(0),
-            GROUP=group,
-            ROWS=max(16, next_power_of_2(group)),
+            seq_lens,
+            o,
+            splits,
             D=dim,
-            PAGE=page_size,
             SPLIT=config.split,
-            BLOCK=config.block,
-            FINAL=splits == 1,
-            num_warps=config.num_warps,
-            num_stages=config.num_stages,
+            num_warps=1,
         )
-        if splits > 1:
-            _combine_kernel[(heads, rows)](
-                parts, lse, seq_lens, o, splits, D=dim, SPLIT=config.split, num_warps=1
-            )
     return o
 
 
@@ -283,8 +292,8 @@ def paged_attention(
 
     Args:
         q_BHD: [B, H, D]; the kernel takes D of 16, 32, 64 and 128.
-        k_pages: [P, K, page_size, D], contiguous, page_size at least 16. What no sequence reaches
-            may be uninitialised.
+        k_pages: [P, K, page_size, D], contiguous, page_size at least 16. Allocate them as zeros:
+            the reference also multiplies what no sequence reaches, by 0.
         v_pages: The same.
         page_table: int32 [B, max_pages], each sequence's pages in order. Its width bounds the
             launch, so a narrower one is faster.

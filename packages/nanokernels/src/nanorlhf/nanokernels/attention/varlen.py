@@ -1,7 +1,7 @@
 """Causal attention over packed sequences, with grouped KV heads: what callers see.
 
-:mod:`.forward` holds the reference and the kernel, with the drawing; :mod:`.backward` the two passes
-of the gradient.
+:mod:`.forward` holds the reference and the kernel, with the drawing; :mod:`.backward` the two
+passes of the gradient.
 
 Shape legend: T = packed query tokens, S = packed key tokens, N = sequences, H = query heads, K = KV
 heads, D = head dimension.
@@ -87,7 +87,10 @@ def _check(q: Tensor, k: Tensor, v: Tensor, queries: Packed, keys: Packed | None
                 "int32 [N + 1]; use .to(torch.int32)"
             )
     if keys is not None and keys.num_sequences != queries.num_sequences:
-        raise ValueError(f"cu_seqlens counts {queries.num_sequences} sequences, cu_seqlens_k {keys.num_sequences}")
+        raise ValueError(
+            f"cu_seqlens counts {queries.num_sequences} sequences and cu_seqlens_k "
+            f"{keys.num_sequences}; pass the same sequences in both"
+        )
 
 
 def _check_kernel(q: Tensor, queries: Packed, keys: Packed) -> None:

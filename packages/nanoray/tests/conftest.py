@@ -1,0 +1,88 @@
+"""Engines for tests, and a limit on how long any test may take."""
+
+import os
+import signal
+import time
+
+import pytest
+
+import nanorlhf.nanoray as nanoray
+
+LIMIT_S = 120
+
+
+@pytest.fixture(autouse=True)
+def limit():
+    """Fail, instead of hanging, a test that waits for something that never comes."""
+
+    def expire(*_):
+        raise TimeoutError(f"the test took more than {LIMIT_S} s")
+
+    before = signal.signal(signal.SIGALRM, expire)
+    signal.alarm(LIMIT_S)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _at_the_end():
+    yield
+    nanoray.shutdown()
+
+
+@pytest.fixture
+def ray():
+    """An engine of two CPUs that tests share, for it takes a while to start."""
+    if not nanoray.is_initialized():
+        nanoray.init(num_cpus=2, resources={"license": 1})
+    return nanoray
+
+
+@pytest.fixture
+def no_engine():
+    """No engine, before and after."""
+    nanoray.shutdown()
+    yield
+    nanoray.shutdown()
+
+
+@pytest.fixture
+def start(no_engine):
+    """Start an engine of its own: ``start(num_cpus=1)``."""
+
+    def begin(**options):
+        nanoray.init(**options)
+        return nanoray
+
+    return begin
+
+
+@pytest.fixture
+def until():
+    """Wait for a condition: ``until(lambda: ...)``; False when it does not come true."""
+
+    def poll(condition, timeout_s=20.0):
+        deadline = time.monotonic() + timeout_s
+        while time.monotonic() < deadline:
+            if condition():
+                return True
+            time.sleep(0.01)
+        return False
+
+    return poll
+
+
+@pytest.fixture
+def is_running():
+    """Return whether a process id belongs to a process that is not a zombie."""
+
+    def check(pid):
+        try:
+            with open(f"/proc/{pid}/stat") as file:
+                return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+        except FileNotFoundError:
+            return False
+
+    assert check(os.getpid())
+    return check
