@@ -9,7 +9,7 @@ if importlib.util.find_spec("torch") is not None:
     import torch
 
     if not torch.cuda.is_available():
-        # Read when a kernel is decorated, so it must be set before any module with kernels is imported.
+        # Read when a kernel is decorated: set it before any module with kernels is imported.
         os.environ.setdefault("TRITON_INTERPRET", "1")
 
 

@@ -41,7 +41,7 @@ def main(stages: Sequence[Stage], words: Sequence[str] | None = None) -> int:
     try:
         return obey(stages, words)
     except (KeyboardInterrupt, SystemExit) as stop:
-        again = shlex.join([Path(sys.argv[0]).name, *words])
+        again = shlex.join(["uv", "run", sys.argv[0], *words])
         print(f"\nstopped; to go on from the last checkpoint: {again}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except Exception as error:

@@ -144,6 +144,8 @@ class EvalConfig:
     max_num_seqs: int = 256
     gpu_memory_utilization: float = 0.8
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    threads: int = 1
+    """CPU threads of the engine; a small model gains nothing from more."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """A mean of 1 is an accuracy of 100 %."""
 

@@ -41,8 +41,11 @@ def generate(
     run: Run, config: Config, rows: list[dict[str, Any]], *, of: str
 ) -> dict[str, list[Response]]:
     """Return the responses of ``merged/<of>/`` to ``rows``, by way of answering."""
+    import torch
+
     from nanorlhf.nanovllm import LLM
 
+    torch.set_num_threads(config.eval.threads)
     llm = LLM(
         str(run.folder / "merged" / of),
         dtype=config.eval.dtype,

@@ -97,7 +97,8 @@ class Run:
 
     def seconds(self) -> dict[str, float]:
         """Return the wall time of each stage, summed over attempts."""
-        return {name: stage["seconds"] for name, stage in self.state["stages"].items()}
+        stages = self.state["stages"]
+        return {name: stages[name]["seconds"] for name in ORDER if name in stages}
 
     @contextlib.contextmanager
     def stage(self, name: str) -> Iterator[None]:

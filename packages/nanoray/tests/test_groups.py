@@ -57,8 +57,8 @@ def test_bundles_bound_what_runs_in_them(ray):
     sleep = ray.remote(lambda: time.sleep(20))
     where = {"placement_group": group, "placement_group_bundle_index": 0}
     first = sleep.options(**where).remote()
-    second = ray.remote(int).options(**where).remote()
-    other = ray.remote(int).options(placement_group=group).remote()
+    second = ray.remote(lambda: 0).options(**where).remote()
+    other = ray.remote(lambda: 0).options(placement_group=group).remote()
     assert ray.get(other, timeout=WAIT_S) == 0
     assert ray.wait([second], timeout=0.2) == ([], [second])
     with pytest.raises(ray.InfeasibleError, match="its placement group"):

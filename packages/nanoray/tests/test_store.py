@@ -11,16 +11,14 @@ BIG = 1_000_000
 
 
 @pytest.fixture
-def used(until):
-    """Bytes of the driver's shared memory in use, once it is as small as asked."""
+def used():
+    """Return the bytes of the driver's shared memory that are in use now."""
 
-    def settled(limit=0):
+    def count():
         gc.collect()
-        writer = nanoray.session.current().writer
-        until(lambda: writer.used_bytes <= limit, timeout_s=5)
-        return writer.used_bytes
+        return nanoray.session.current().writer.used_bytes
 
-    return settled
+    return count
 
 
 def test_arrays_come_back_equal_and_read_only(ray):
@@ -61,35 +59,35 @@ def test_large_arguments_and_results_go_through_shared_memory(ray):
         assert not is_writeable
 
 
-def test_memory_is_freed_with_the_last_ref(ray, used):
+def test_memory_is_freed_with_the_last_ref(ray, used, until):
     before = used()
     refs = [ray.put(np.ones(BIG)) for _ in range(3)]
-    assert used(before) >= before + 3 * 8 * BIG
+    assert used() >= before + 3 * 8 * BIG
     del refs
-    assert used(before) == before
+    assert until(lambda: used() == before)
 
 
-def test_memory_is_kept_by_a_view_and_freed_with_it(ray, used):
+def test_memory_is_kept_by_a_view_and_freed_with_it(ray, used, until):
     before = used()
     view = ray.get(ray.put(np.ones(BIG)))[10:20]
-    assert used(before) > before
+    assert used() > before
     assert view.sum() == 10
     del view
-    assert used(before) == before
+    assert until(lambda: used() == before)
 
 
-def test_memory_is_kept_by_a_value_that_holds_the_ref(ray, used):
+def test_memory_is_kept_by_a_value_that_holds_the_ref(ray, used, until):
     before = used()
     outer = ray.put({"inner": ray.put(np.ones(BIG))})
-    assert used(before) > before
+    assert used() > before
     inner = ray.get(outer)["inner"]
     del outer
     assert ray.get(inner).sum() == BIG
     del inner
-    assert used(before) == before
+    assert until(lambda: used() == before)
 
 
-def test_an_actor_that_keeps_an_array_keeps_its_memory(ray, used):
+def test_an_actor_that_keeps_an_array_keeps_its_memory(ray, used, until):
     @ray.remote
     class Keeper:
         def keep(self, array):
@@ -104,15 +102,15 @@ def test_an_actor_that_keeps_an_array_keeps_its_memory(ray, used):
     before = used()
     keeper = Keeper.remote()
     ray.get(keeper.keep.remote(np.ones(BIG)), timeout=WAIT_S)
-    assert used(before) > before
+    assert used() > before
     others = [ray.put(np.zeros(BIG)) for _ in range(5)]
     assert ray.get(keeper.total.remote(), timeout=WAIT_S) == BIG
     del others
     ray.get(keeper.drop.remote(), timeout=WAIT_S)
-    assert used(before) == before
+    assert until(lambda: used() == before)
 
 
-def test_a_killed_actor_gives_back_what_it_held(ray, used):
+def test_a_killed_actor_gives_back_what_it_held(ray, used, until):
     @ray.remote
     class Keeper:
         def keep(self, array):
@@ -122,7 +120,7 @@ def test_a_killed_actor_gives_back_what_it_held(ray, used):
     keeper = Keeper.remote()
     ray.get(keeper.keep.remote(np.ones(BIG)), timeout=WAIT_S)
     ray.kill(keeper)
-    assert used(before) == before
+    assert until(lambda: used() == before)
 
 
 def test_a_value_outlives_the_actor_that_made_it(ray, until):

@@ -11,7 +11,11 @@ def encode(text):
 
 
 def main():
-    path = Path(tempfile.mkdtemp()) / "train.nano"
+    with tempfile.TemporaryDirectory() as folder:
+        run(Path(folder) / "train.nano")
+
+
+def run(path):
     features = {"text": "utf8", "tokens": "list<int32>", "loss_mask": "list<bool>"}
     with Writer(path, features=features) as writer:
         for i in range(1000):

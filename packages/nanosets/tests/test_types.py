@@ -38,6 +38,15 @@ def test_any_type_is_read_back_from_its_spelling(dtype):
 
 
 @pytest.mark.parametrize(
+    "name", ["", "a b", "A\u00b7", "\u00e9", '"', "a:int8>", "\n", "1", "\ud7ff"]
+)
+def test_any_field_name_survives(name):
+    dtype = Struct((Field(name, Utf8()),))
+    assert parse(str(dtype)) == dtype
+    assert str(dtype).isascii()
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("int31", "expected a type name at character 0"),

@@ -29,7 +29,10 @@ def obey(prompt, response, answer, **row):
     if response == "hang in C":
         time.sleep(1000)
     if response == "hang in a child":
-        subprocess.Popen(["sleep", "1000"]).wait()
+        child = subprocess.Popen(["sleep", "1000"])
+        with open(row["note"], "w") as note:
+            note.write(f"{os.getpid()} {child.pid}")
+        child.wait()
     if response == "raise":
         raise KeyError("nothing of the kind")
     if response == "exit":
@@ -118,7 +121,7 @@ def test_a_column_of_the_row_cannot_hide_the_response(pool):
     assert result.reward == 7.0
 
 
-@pytest.mark.parametrize("response", ["hang", "hang in C", "hang in a child"])
+@pytest.mark.parametrize("response", ["hang", "hang in C"])
 def test_what_hangs_is_killed_and_gets_nothing_and_the_rest_is_scored(pool, response):
     clock = time.monotonic()
     results = ask(pool, "1", response, "2", "3")
@@ -127,10 +130,17 @@ def test_what_hangs_is_killed_and_gets_nothing_and_the_rest_is_scored(pool, resp
     assert time.monotonic() - clock < 8.0
 
 
+def test_what_hangs_is_killed_with_all_that_it_started(pool, tmp_path):
+    good, bad = ask(pool, "1", "hang in a child", note=str(tmp_path / "pids"))
+    assert (good.reward, bad.error) == (1.0, "timeout")
+    for pid in (tmp_path / "pids").read_text().split():
+        wait_until(lambda pid=pid: not alive(pid))
+
+
 @pytest.mark.parametrize(
     ("response", "error"),
     [
-        ("raise", r"error: KeyError: 'nothing of the kind' (functions.py:19)"),
+        ("raise", r"error: KeyError: 'nothing of the kind' (functions.py:22)"),
         ("exit", "error: its process ended with exit status 3"),
         ("die", "error: its process ended with signal 11"),
         ("nan", "returned reward=nan; return a finite number"),

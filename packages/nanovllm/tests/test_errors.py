@@ -1,4 +1,5 @@
 import pytest
+import torch
 
 from nanorlhf.nanovllm import LLM, SamplingParams
 from nanorlhf.nanovllm.cli import main
@@ -109,6 +110,13 @@ def test_memory_that_does_not_hold_one_sequence_is_an_error(checkpoint, bad, mes
 def test_the_cache_takes_no_more_than_all_slots_can_fill(checkpoint):
     llm = LLM(checkpoint, device="cpu", max_num_seqs=3, max_model_len=40)
     assert llm._engine.scheduler.pool.num_pages == 3 * 3
+
+
+def test_new_pages_are_zero(checkpoint):
+    cache = LLM(checkpoint, dtype="bfloat16")._engine.runner.cache
+    assert cache.k.dtype == torch.bfloat16
+    assert not cache.k.any()
+    assert not cache.v.any()
 
 
 @pytest.mark.parametrize(

@@ -88,8 +88,8 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _chunks(rows: int, size: int) -> Iterator[slice]:
-    """Yield slices of at most ``size`` rows."""
-    for start in range(0, rows, size):
+    """Yield slices of at most ``size`` rows; an empty one for no rows."""
+    for start in range(0, max(rows, 1), size):
         yield slice(start, min(start + size, rows))
 
 
@@ -271,7 +271,4 @@ def linear_logprob(
     """
     shard = _Shard(temperature, vocab_start, group, chunk_tokens)
     _check(hidden_TC, weight_VC, targets_T, shard)
-    if hidden_TC.shape[0] == 0:
-        nothing = hidden_TC.sum(dim=1, dtype=accumulator(hidden_TC.dtype))
-        return LogProbs(nothing, nothing.clone())
     return LogProbs(*_LinearLogProb.apply(hidden_TC, weight_VC, targets_T, shard))

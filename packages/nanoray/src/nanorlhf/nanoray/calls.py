@@ -79,6 +79,8 @@ class Calls:
         """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
         for object_id in spec.returns:
             self._objects.create(object_id, caller)
+        if spec.kind == "new":
+            self._objects.create(spec.actor, caller)  # never complete: it counts the handles
         pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
         for object_id in pins:
             self._objects.pin(object_id)

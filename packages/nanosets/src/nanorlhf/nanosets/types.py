@@ -2,13 +2,15 @@
 
 A type is spelled ``bool``, ``int8`` .. ``int64``, ``uint8`` .. ``uint64``, ``float16`` ..
 ``float64``, ``utf8``, ``null``, ``list<T>`` or ``struct<name: T, name: T>``, nested at will; a
-field name that is not an identifier is quoted as in JSON. Every value of every type may be null.
+field name with other than ASCII letters, digits and _ is quoted as in JSON. Every value of every
+type may be null.
 
 >>> str(parse("list<struct<role:utf8, content:utf8>>"))
 'list<struct<role: utf8, content: utf8>>'
 """
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
@@ -22,6 +24,8 @@ NUMBERS = (
     *("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
     *("float16", "float32", "float64"),
 )
+WORD = re.compile("[A-Za-z0-9_]+")
+"""A field name that needs no quotes."""
 MAX_DEPTH = 32
 """Deepest nesting of lists and structs; a bound on recursion over types read from files."""
 
@@ -92,7 +96,7 @@ class Field:
     dtype: DType
 
     def __str__(self) -> str:
-        name = self.name if self.name.isidentifier() else json.dumps(self.name)
+        name = self.name if WORD.fullmatch(self.name) else json.dumps(self.name)
         return f"{name}: {self.dtype}"
 
 
@@ -185,12 +189,9 @@ class _Reader:
 
     def word(self) -> str:
         self.eat("")
-        start = self.at
-        while self.at < len(self.text) and (
-            self.text[self.at].isalnum() or self.text[self.at] == "_"
-        ):
-            self.at += 1
-        return self.text[start : self.at]
+        found = WORD.match(self.text, self.at)
+        self.at += len(found[0]) if found else 0
+        return found[0] if found else ""
 
     def key(self) -> str:
         self.eat("")

@@ -5,89 +5,22 @@ Everything goes to ``<path>.tmp.<pid>.<random>``; only a finished, synced file i
 """
 
 import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
 
-import numpy as np
-
-from .arrays import Array, Buffer
+from .arrays import Array
 from .build import columns, first_bad, table
 from .convert import concat, convert
 from .errors import SchemaError
-from .format import (
-    ABSENT,
-    HEADER,
-    Footer,
-    Trailer,
-    encode_footer,
-    encode_header,
-    encode_trailer,
-    padding,
-    slots_of,
-)
 from .nested import Structs
 from .reader import File
+from .sink import Sink
 from .types import MAX_DEPTH, Features, Schema, Struct, depth_of, unify
 
 BLOCK_ROWS = 1024
 """Rows given one at a time that are turned into columns together."""
-
-
-class Sink:
-    """The bytes of a file being written: chunks, then the directory, footer and trailer."""
-
-    def __init__(self, path: str) -> None:
-        self.path = path
-        self.rows = 0
-        self._entries: list[list[int]] = []
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by seal or discard
-        self._at = 0
-        self._put(encode_header(os.urandom(16)))
-
-    def _put(self, data: Any) -> int:  # noqa: ANN401 - any buffer
-        """Write all of ``data``, bytes or uint8, and its padding; return its offset."""
-        start, view = self._at, memoryview(data)
-        size = view.nbytes
-        while len(view):
-            view = view[self._file.write(view) :]
-        self._at += size + padding(size)
-        rest = padding(size)
-        while rest:
-            rest -= self._file.write(bytes(rest))
-        return start
-
-    def add(self, rows: int, buffers: Iterable[Buffer]) -> None:
-        """Append a chunk of ``rows`` rows."""
-        entry = [rows]
-        for buffer in buffers:
-            if buffer is None:
-                entry.extend(ABSENT)
-                continue
-            data = np.ascontiguousarray(buffer).view(np.uint8)
-            entry.extend((self._put(data), data.nbytes, zlib.crc32(data.data)))
-        self._entries.append(entry)
-        self.rows += rows
-
-    def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
-        """Finish the file and bring it to the disk."""
-        slots = sum(1 for _ in slots_of(schema.struct)) - 1
-        directory = np.array(self._entries, "<i8").reshape(-1).view(np.uint8)
-        at = self._put(directory)
-        footer = Footer(schema, self.rows, len(self._entries), slots, at, metadata)
-        raw = encode_footer(footer, directory.nbytes, f"nanosets {_version()}")
-        start = self._put(raw)
-        crcs = zlib.crc32(raw), zlib.crc32(directory.data)
-        self._put(encode_trailer(Trailer(start, len(raw), self._at + HEADER.size, *crcs)))
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-    def discard(self) -> None:
-        """Drop the file."""
-        self._file.close()
-        os.unlink(self.path)
 
 
 class Writer:
@@ -300,19 +233,3 @@ def _sync_directory(path: str) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 20 ms that reading never needs
-
-    try:
-        return version("nanosets")
-    except PackageNotFoundError:
-        return "0+source"
-
-
-def write_all(path: str | Path, rows: Iterable[Structs], schema: Schema, **options: Any) -> None:
-    """Write struct arrays of one schema to a file."""
-    with Writer(path, features=schema, **options) as writer:
-        for some in rows:
-            writer.write_table(some)

@@ -1,7 +1,9 @@
 """How many KV pages there is room for, and the longest sequence they allow."""
 
 import logging
+import math
 
+import numpy as np
 import torch
 
 from nanorlhf.nanokernels import sample
@@ -75,9 +77,21 @@ def choose_num_pages(
 
 
 def new_cache(model: ModelConfig, *, num_pages: int, page_size: int, like: torch.Tensor) -> KVCache:
-    """Return pages of undefined content, in the dtype and on the device of ``like``."""
+    """Return zeroed pages, in the dtype and on the device of ``like``.
+
+    Zeroed, because attention multiplies what lies behind a sequence's last token by 0, and memory
+    as it is found may hold NaN.
+    """
     shape = (model.num_layers, num_pages, model.num_kv_heads, page_size, model.head_dim)
-    return KVCache(k=like.new_empty(shape), v=like.new_empty(shape))
+    return KVCache(k=_zeros(shape, like=like), v=_zeros(shape, like=like))
+
+
+def _zeros(shape: tuple[int, ...], *, like: torch.Tensor) -> torch.Tensor:
+    if like.device.type != "cpu":
+        return like.new_zeros(shape)
+    # NumPy asks the system for zeroed memory, which is not taken before it is written.
+    memory = np.zeros(math.prod(shape) * like.dtype.itemsize, np.uint8)
+    return torch.from_numpy(memory).view(like.dtype).view(shape)
 
 
 def _gpu_room(config: EngineConfig, model: Qwen3, *, max_context: int) -> int:
