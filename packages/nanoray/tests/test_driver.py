@@ -96,12 +96,15 @@ def test_a_fork_of_the_driver_leaves_the_engine_alone(driver):
     fork = "pid = os.fork(); pid or sys.exit(); os.waitpid(pid, 0); "
     process, _ = driver(fork + "print(nanoray.get(nanoray.put(5)))")
     out, err = process.communicate("go\n", timeout=LIMIT_S)
-    assert (out.strip(), err) == ("5", "")
+    assert out.strip() == "5"
+    assert "Traceback" not in err
 
 
 def test_importing_the_package_is_cheap():
     heavy = "torch numpy cloudpickle"
-    code = f"import sys, nanorlhf.nanoray; print([m for m in {heavy!r}.split() if m in sys.modules])"
+    code = (
+        f"import sys, nanorlhf.nanoray; print([m for m in {heavy!r}.split() if m in sys.modules])"
+    )
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     found = subprocess.run(
         [sys.executable, "-c", code],

@@ -11,11 +11,10 @@ answers pass through the I/O thread.
 """
 
 import contextlib
-import json
+import logging
 import os
 import select
 import socket
-import subprocess
 import sys
 import threading
 from collections import deque
@@ -32,15 +31,15 @@ from .store import Reader
 from .supervisor import describe_exit
 from .waits import Answer
 from .wire import Message
+from .zygote import end, launch
+
+log = logging.getLogger(__name__)
 
 _ZYGOTE = -1
-_START = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
-    "from nanorlhf.nanoray.zygote import main; main(int(sys.argv[1]))"
-)
 _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
-_STOP_S = 5.0
+_PATIENCE_S = 10.0
+"""After this long a ``get`` logs what it waits for."""
 
 
 class _Question:
@@ -55,8 +54,8 @@ class _Question:
         self.payload = payload
         self._done.release()
 
-    def wait(self, timeout_s: float | None) -> None:
-        self._done.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
+    def wait(self, timeout_s: float | None) -> bool:
+        return self._done.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
 
 
 class Engine:
@@ -86,7 +85,9 @@ class Engine:
         self._epoll = select.epoll()
         cpus = self._totals.get("CPU", 0) // 10_000
         self.node = Node(pool, self, max_idle=max(1, cpus))
-        self._zygote = self._start_zygote(preload)
+        self._zygote, sock = launch(preload)
+        sock.setblocking(False)
+        self._add_link(_ZYGOTE, Connection(sock))
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
@@ -119,7 +120,12 @@ class Engine:
             self.node.handle(DRIVER, (verb, req, *fields))
             self._settle()
         try:
-            question.wait(timeout_s)
+            is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
+            if is_short or verb != "get":
+                question.wait(timeout_s)
+            elif not question.wait(_PATIENCE_S):
+                self._log_wait(fields[0])
+                question.wait(None if timeout_s is None else timeout_s - _PATIENCE_S)
         finally:
             if question.payload is None:  # out of time, or interrupted by Ctrl-C
                 with self._lock:
@@ -137,7 +143,7 @@ class Engine:
             self._links[_ZYGOTE].queue(("stop",))
             self._links[_ZYGOTE].flush()
         self._thread.join()
-        self._end_zygote()
+        end(self._zygote)
         for link in self._links.values():
             link.close()
         self._epoll.close()
@@ -254,6 +260,12 @@ class Engine:
         if self._is_over:
             raise EngineError("the engine was shut down; call init() again")
 
+    def _log_wait(self, ids: list[int]) -> None:
+        with self._lock:
+            reasons = self.node.supervisor.describe_pending(set(ids))
+        shown = "; ".join(reasons[:5]) + (" ..." if len(reasons) > 5 else "")
+        log.warning("get has waited %g s for %d calls: %s", _PATIENCE_S, len(reasons), shown)
+
     def _take_holds(self) -> None:
         if self._holds:
             self.node.handle(DRIVER, ("holds", self._holds.take()))
@@ -270,8 +282,10 @@ class Engine:
         self._dirty.clear()
 
     def _free_blocks(self) -> None:
-        """Free the driver's own dead blocks, which calls back into this engine, without the lock."""
-        with contextlib.suppress(IndexError):
+        """Free the driver's own dead blocks, without the lock: the store may call back."""
+        if not self._to_free:
+            return
+        with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
                 self._free(*self._to_free.popleft())
 
@@ -285,28 +299,3 @@ class Engine:
         if self._by_fd.pop(fd, None) is not None:
             self._epoll.unregister(fd)
         self._stuck.discard(process)
-
-    def _start_zygote(self, preload: list[str]) -> "subprocess.Popen[bytes]":
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._add_link(_ZYGOTE, Connection(ours))
-        path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
-        command = [sys.executable, "-c", _START, str(theirs.fileno()), path]
-        # BLAS would start its threads on import, and a zygote must have none.
-        env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
-        process = subprocess.Popen(
-            command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
-        )
-        theirs.close()
-        own = {k: v for k, v in os.environ.items() if k == "OPENBLAS_NUM_THREADS"}
-        setup = {"preload": preload, "driver": os.getpid(), "env": own}
-        self._links[_ZYGOTE].queue(("hello", setup))
-        self._links[_ZYGOTE].flush()
-        return process
-
-    def _end_zygote(self) -> None:
-        try:
-            self._zygote.wait(_STOP_S)
-        except subprocess.TimeoutExpired:  # still importing: its workers die with it
-            self._zygote.kill()
-            self._zygote.wait()

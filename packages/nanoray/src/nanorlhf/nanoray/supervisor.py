@@ -16,10 +16,16 @@ from .calls import Call, Calls, Worker, WorkerKey
 from .errors import PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
-from .resources import SLOT, UNIT, canonical
+from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
 from .value import Value, error_value
 from .wire import Message
+
+_STATES = {
+    "waiting": "waits for its arguments or its turn",
+    "queued": "waits for resources",
+    "running": "runs",
+}
 
 
 class Processes(Protocol):
@@ -167,6 +173,18 @@ class Supervisor:
                 worker.calls.clear()
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
+
+    def describe_pending(self, object_ids: set[int]) -> list[str]:
+        """Return, for each call that owes one of the objects, its name and what it waits for."""
+        free = readable(self._scheduler.available().items())
+        found = []
+        for call in self.calls.live():
+            if object_ids.intersection(call.spec.returns):
+                state = _STATES[call.state]
+                if call.state == "queued":
+                    state += f" {readable(call.spec.needs)} of free {free}"
+                found.append(f"{call.spec.name} {state}")
+        return found
 
     def break_down(self, error: Value) -> None:
         """Fail every call, now and later: there are no processes any more."""

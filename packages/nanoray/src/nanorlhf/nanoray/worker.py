@@ -170,9 +170,7 @@ class Worker:
             # The value is alive until its message is out: the refs inside are held without a gap.
             self._link.post(("done", run.id, results, None))
 
-    def _results(
-        self, run: Run, value: UserValue
-    ) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
+    def _results(self, run: Run, value: UserValue) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
         if run.kind == "new":
             self._actor = value
             return []

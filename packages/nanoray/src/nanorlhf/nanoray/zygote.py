@@ -9,22 +9,29 @@ the driver does, however that happens. Nothing outlives a driver that was killed
 import ctypes
 import gc
 import importlib
+import json
 import logging
 import os
 import select
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from typing import NoReturn
 
 from . import worker
 from .connection import Connection
-from .wire import Message
+from .wire import Message, pack
 
 log = logging.getLogger(__name__)
 
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
+_STOP_S = 5.0
+_START = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[2]); "
+    "from nanorlhf.nanoray.zygote import main; main(int(sys.argv[1]))"
+)
 
 
 class Zygote:
@@ -114,6 +121,32 @@ class Zygote:
             os._exit(1)
 
 
+def launch(preload: list[str]) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+    """Start a zygote; return its process and the driver's end of the socket to it."""
+    ours, theirs = socket.socketpair()
+    path = json.dumps([entry for entry in sys.path if isinstance(entry, str)])
+    command = [sys.executable, "-c", _START, str(theirs.fileno()), path]
+    # BLAS would start its threads on import, and a zygote must have none.
+    env = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, env=env, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL
+    )
+    theirs.close()
+    own = {key: text for key, text in os.environ.items() if key == "OPENBLAS_NUM_THREADS"}
+    hello = {"preload": preload, "driver": os.getpid(), "env": own}
+    ours.sendall(pack(("hello", hello)))
+    return process, ours
+
+
+def end(process: "subprocess.Popen[bytes]") -> None:
+    """Wait for a zygote that was told to stop."""
+    try:
+        process.wait(_STOP_S)
+    except subprocess.TimeoutExpired:  # still importing: the kernel kills its workers with it
+        process.kill()
+        process.wait()
+
+
 def main(fd: int) -> None:
     """Be a zygote; ``fd`` is the socket to the driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,7 +177,3 @@ def _warn_of_threads(preload: list[str]) -> None:
             preload,
             threads - 1,
         )
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))

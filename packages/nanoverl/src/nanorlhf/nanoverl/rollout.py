@@ -54,6 +54,7 @@ class RolloutWorker:
             device=device,
             max_model_len=config.max_model_len,
             max_num_seqs=config.max_num_seqs,
+            max_num_batched_tokens=config.max_num_batched_tokens,
             gpu_memory_utilization=config.gpu_memory_utilization,
             skip_tokenizer_init=True,
         )
@@ -82,6 +83,7 @@ class RolloutWorker:
             temperature=config.temperature,
             top_p=config.top_p,
             top_k=config.top_k,
+            min_p=config.min_p,
             max_tokens=config.max_new_tokens,
             seed=seed,
         )
