@@ -60,31 +60,31 @@ def test_large_arguments_and_results_go_through_shared_memory(ray):
 
 
 def test_memory_is_freed_with_the_last_ref(ray, used, until):
-    before = used()
+    assert until(lambda: used() == 0), "what earlier tests stored is gone"
     refs = [ray.put(np.ones(BIG)) for _ in range(3)]
-    assert used() >= before + 3 * 8 * BIG
+    assert used() >= 3 * 8 * BIG
     del refs
-    assert until(lambda: used() == before)
+    assert until(lambda: used() == 0)
 
 
 def test_memory_is_kept_by_a_view_and_freed_with_it(ray, used, until):
-    before = used()
+    assert until(lambda: used() == 0), "what earlier tests stored is gone"
     view = ray.get(ray.put(np.ones(BIG)))[10:20]
-    assert used() > before
+    assert used() > 0
     assert view.sum() == 10
     del view
-    assert until(lambda: used() == before)
+    assert until(lambda: used() == 0)
 
 
 def test_memory_is_kept_by_a_value_that_holds_the_ref(ray, used, until):
-    before = used()
+    assert until(lambda: used() == 0), "what earlier tests stored is gone"
     outer = ray.put({"inner": ray.put(np.ones(BIG))})
-    assert used() > before
+    assert used() > 0
     inner = ray.get(outer)["inner"]
     del outer
     assert ray.get(inner).sum() == BIG
     del inner
-    assert until(lambda: used() == before)
+    assert until(lambda: used() == 0)
 
 
 def test_an_actor_that_keeps_an_array_keeps_its_memory(ray, used, until):
@@ -99,15 +99,15 @@ def test_an_actor_that_keeps_an_array_keeps_its_memory(ray, used, until):
         def drop(self):
             del self.array
 
-    before = used()
+    assert until(lambda: used() == 0), "what earlier tests stored is gone"
     keeper = Keeper.remote()
     ray.get(keeper.keep.remote(np.ones(BIG)), timeout=WAIT_S)
-    assert used() > before
+    assert used() > 0
     others = [ray.put(np.zeros(BIG)) for _ in range(5)]
     assert ray.get(keeper.total.remote(), timeout=WAIT_S) == BIG
     del others
     ray.get(keeper.drop.remote(), timeout=WAIT_S)
-    assert until(lambda: used() == before)
+    assert until(lambda: used() == 0)
 
 
 def test_a_killed_actor_gives_back_what_it_held(ray, used, until):
@@ -116,11 +116,11 @@ def test_a_killed_actor_gives_back_what_it_held(ray, used, until):
         def keep(self, array):
             self.array = array
 
-    before = used()
+    assert until(lambda: used() == 0), "what earlier tests stored is gone"
     keeper = Keeper.remote()
     ray.get(keeper.keep.remote(np.ones(BIG)), timeout=WAIT_S)
     ray.kill(keeper)
-    assert until(lambda: used() == before)
+    assert until(lambda: used() == 0)
 
 
 def test_a_value_outlives_the_actor_that_made_it(ray, until):
