@@ -70,7 +70,7 @@ def elementwise_cases():
         for name in ("rms_norm", "rope", "swiglu")
     )
     for size, element in ELEMENT.items():
-        for width in (128, 1024, 4096, 16384):
+        for width in (128, 1024, 2048, 4096, 8192):
             config = rms_norm.config_for(width)
             constants = {"N": width, "BLOCK_N": width, "BLOCK_ROWS": max(1, config.tile // width)}
             for name in ("forward", "backward"):

@@ -52,6 +52,7 @@ LIMITS = [
     {"top_k": 3},
     {"top_p": 0.8},
     {"min_p": 0.2},
+    {"top_k": 3, "top_p": 0.8},  # the mass is that of the three
     {"temperature": 1.5, "top_k": 5, "top_p": 0.9, "min_p": 0.1},
 ]
 

@@ -129,3 +129,10 @@ def test_every_field_that_is_a_number_or_a_word_is_explained(config):
     hints = typing.get_type_hints(config)
     plain = {n for n, hint in hints.items() if not dataclasses.is_dataclass(hint)}
     assert plain <= explained
+
+
+def test_a_warm_up_longer_than_the_run_is_refused_at_once():
+    with pytest.raises(ValueError, match="warmup_steps=9 is more than steps=8; lower it"):
+        SFTConfig(steps=8, optim=OptimConfig(warmup_steps=9))
+    with pytest.raises(ValueError, match="warmup_steps=9 is more than steps=8; lower it"):
+        RLConfig(steps=8, critic_optim=OptimConfig(warmup_steps=9))

@@ -30,3 +30,7 @@ def test_cuda_on_a_machine_without_it_is_refused(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(ValueError, match=r"device='cuda'.*use device='cpu'"):
         place_here(Layout(), device="cuda")
+
+
+def test_without_processes_there_is_one_rank():
+    assert place_here(Layout(dp="auto"), device="cpu", processes=False).layout.dp == 1

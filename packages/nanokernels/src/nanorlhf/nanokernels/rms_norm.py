@@ -27,7 +27,7 @@ from torch.autograd.function import once_differentiable
 
 from .dispatch import Impl, accumulator, cdiv, jit_varying, launch, next_power_of_2, tl, use_triton
 
-MAX_WIDTH = 16384
+MAX_WIDTH = 8192
 
 
 class Config(NamedTuple):
@@ -44,7 +44,7 @@ def config_for(width: int) -> Config:
     """Return the launch parameters for rows of ``width`` elements."""
     if width <= 2048:
         return Config(tile=2048, num_warps=4, programs=528)
-    return Config(tile=2048, num_warps=8 if width <= 8192 else 16, programs=264)
+    return Config(tile=2048, num_warps=8 if width <= 4096 else 16, programs=264)
 
 
 def reference(x: Tensor, weight: Tensor, *, eps: float = 1e-6) -> Tensor:

@@ -73,6 +73,14 @@ class OptimConfig:
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas={self.betas}: each must be in [0, 1); 0.9 and 0.95 are usual")
 
+    def check_steps(self, steps: int) -> None:
+        """Raise ValueError when the warm-up does not end within ``steps``."""
+        if self.warmup_steps > steps:
+            raise ValueError(
+                f"warmup_steps={self.warmup_steps} is more than steps={steps}; lower it or train "
+                "for longer"
+            )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SFTConfig:
@@ -103,6 +111,7 @@ class SFTConfig:
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, batch_size=self.batch_size, max_tokens=self.max_tokens)
+        self.optim.check_steps(self.steps)
         at_least(1, eval_every=self.eval_every, save_every=self.save_every, keep=self.keep)
         above(0, timeout_s=self.timeout_s)
 
@@ -219,6 +228,8 @@ class RLConfig:
 
     def __post_init__(self) -> None:
         at_least(1, steps=self.steps, minibatches=self.minibatches, epochs=self.epochs)
+        self.optim.check_steps(self.steps)
+        self.critic_optim.check_steps(self.steps)
         at_least(1, max_tokens=self.max_tokens, save_every=self.save_every, keep=self.keep)
         at_least(0, critic_warmup=self.critic_warmup)
         above(0, timeout_s=self.timeout_s)

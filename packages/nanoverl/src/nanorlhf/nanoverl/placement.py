@@ -54,12 +54,22 @@ def place(
     return Placement(resolved, names[: dp * model], names[dp * model :], share)
 
 
-def place_here(layout: Layout, *, replicas: int = 0, device: DeviceName = "auto") -> Placement:
+def place_here(
+    layout: Layout, *, replicas: int = 0, device: DeviceName = "auto", processes: bool = True
+) -> Placement:
     """Return `place` for this machine; ``device="auto"`` is CUDA where there is any.
+
+    Args:
+        layout: The trainer's.
+        replicas: Inference engines.
+        device: Kind.
+        processes: Ranks can have processes of their own; without them ``dp="auto"`` is 1.
 
     Raises:
         ValueError: CUDA is asked for and absent.
     """
+    if not processes and layout.dp == "auto":
+        layout = dataclasses.replace(layout, dp=1)
     devices = torch.cuda.device_count()
     threads = torch.get_num_threads()  # the user's OMP_NUM_THREADS, if set
     if device == "cuda" and devices == 0:

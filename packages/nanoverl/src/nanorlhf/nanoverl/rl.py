@@ -79,7 +79,12 @@ class RLTrainer:
 
     def _build(self, device: DeviceName) -> None:
         config = self.config
-        placement = place_here(config.layout, replicas=config.rollout.replicas, device=device)
+        placement = place_here(
+            config.layout,
+            replicas=config.rollout.replicas,
+            device=device,
+            processes=self.runtime.has_processes,
+        )
         self.rollout = RolloutGroup(
             self.runtime,
             self.model,

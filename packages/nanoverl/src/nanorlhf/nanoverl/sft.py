@@ -54,9 +54,11 @@ class SFTTrainer:
         self.order = Order(len(train), seed=config.seed)
         self.train = train
         self.schedule = lr_schedule(config.optim, config.steps)
-        placement = place_here(config.layout, device=device)
         self.runtime = create_runtime(runtime)
         try:
+            placement = place_here(
+                config.layout, device=device, processes=self.runtime.has_processes
+            )
             self.group = TrainGroup(
                 self.runtime,
                 placement.layout,
