@@ -29,6 +29,7 @@ def prepare_sft(run: Run, config: Config) -> None:
     codec = prepare_tokenizer(run, config)
     if config.model.path is None:
         prepare_model(run, config, codec)
+    check_layouts(run, config)
     template = Template(config.template, codec)
     save_examples(run, config, template)
     save_questions(run, config, template, role="eval")
@@ -48,6 +49,15 @@ def check_inputs(config: Config) -> None:
         source: SourceConfig = getattr(config.data, role)
         if source.path != "arithmetic":
             local_files(source, config.data, key=f"data.{role}")
+
+
+def check_layouts(run: Run, config: Config) -> None:
+    """Raise ValueError for a layout that the model cannot be cut into, before hours of training."""
+    from nanorlhf.nanotron import ModelConfig, check_split
+
+    shape = ModelConfig.from_pretrained(pretrained(config) or run.folder / "model")
+    for layout in (config.sft.layout, config.rl.layout):
+        check_split(shape, pp=layout.pp, tp=layout.tp)
 
 
 def prepare_tokenizer(run: Run, config: Config) -> Codec:

@@ -1,4 +1,4 @@
-"""Interpreted kernels must compute bfloat16 as a GPU does before any of them runs."""
+"""Repairs the interpreter before any kernel runs in it."""
 
 import pytest
 import torch
@@ -6,9 +6,9 @@ import torch
 from nanorlhf.nanokernels.dispatch import is_interpreting
 
 if is_interpreting():
-    from nanorlhf.nanokernels.interpreter import exact_bfloat16
+    from nanorlhf.nanokernels.interpreter import repair_interpreter
 
-    exact_bfloat16()
+    repair_interpreter()
 
 
 @pytest.fixture(autouse=True)

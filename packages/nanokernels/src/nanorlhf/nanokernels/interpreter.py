@@ -1,4 +1,4 @@
-"""bfloat16 arithmetic that is right when kernels are interpreted (``TRITON_INTERPRET=1``).
+"""Repairs of Triton's interpreter (``TRITON_INTERPRET=1``): bfloat16, and loop bounds.
 
 Triton's interpreter holds bfloat16 as the bits in a uint16 and computes on them as if they were
 integers, so sums and products are silently garbage, and float32 is truncated where a GPU rounds to
@@ -8,7 +8,9 @@ type bfloat16 is rounded once, and only memory sees the 16 bits::
     memory  uint16 --load: bits_to_float--> float32 --store: float_to_bits--> uint16
                               result of any op: round to bfloat16
 
-For tests: :func:`exact_bfloat16` changes Triton's interpreter for the whole process. Works with
+Triton 3.6 also takes a loop's bounds in a way that NumPy 2.4 refuses.
+
+For tests: :func:`repair_interpreter` changes Triton's interpreter for the whole process. Works with
 Triton 3.6 to 3.9. Atomics are left as they are; no kernel here uses one.
 """
 
@@ -145,12 +147,24 @@ def _patch_casts(builder: type, handle: Callable[..., Handle]) -> None:
     builder.get_bf16 = constant  # type: ignore[attr-defined]
 
 
-def exact_bfloat16() -> None:
-    """Make the interpreter compute bfloat16 as a GPU does; calling it twice is harmless."""
+def _patch_loop_bounds() -> None:
+    """Let one-element arrays be loop bounds, as Triton 3.9 does."""
+    stock_patch = stock._patch_lang_tensor
+
+    def patch(tensor: type, scope: stock._LangPatchScope) -> None:
+        stock_patch(tensor, scope)
+        scope.set_attr(tensor, "__index__", lambda self: int(self.handle.data.item()))
+
+    stock._patch_lang_tensor = patch
+
+
+def repair_interpreter() -> None:
+    """Make the interpreter compute as a GPU does; calling it twice is harmless."""
     builder = stock.InterpreterBuilder
-    if getattr(builder, "has_exact_bfloat16", False):
+    if getattr(builder, "is_repaired", False):
         return
     _patch_types()
     _patch_memory(builder, stock.TensorHandle)
     _patch_casts(builder, stock.TensorHandle)
-    builder.has_exact_bfloat16 = True
+    _patch_loop_bounds()
+    builder.is_repaired = True

@@ -1,7 +1,7 @@
 """Data, tensor and pipeline parallel training of Hugging Face decoders."""
 
 from .checkpoint import init_checkpoint, merge_checkpoint
-from .config import ModelConfig
+from .config import ModelConfig, check_split
 from .engine import Engine
 from .errors import CheckpointError, NanotronError, NonFiniteGradient
 from .loss import Loss, LossFunction, TokenOutputs, next_token_loss
@@ -26,6 +26,7 @@ __all__ = [
     "Qwen3",
     "TokenOutputs",
     "balance",
+    "check_split",
     "init_checkpoint",
     "merge_checkpoint",
     "next_token_loss",

@@ -55,7 +55,7 @@ class Config(NamedTuple):
 
 CONFIGS = {
     2: Config(split=512, block=64, num_warps=4, num_stages=2),
-    4: Config(split=512, block=16, num_warps=4, num_stages=2),
+    4: Config(split=512, block=16, num_warps=4, num_stages=1),
 }
 """By bytes of an element."""
 
