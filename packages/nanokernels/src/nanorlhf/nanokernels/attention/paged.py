@@ -81,7 +81,8 @@ def reference(
 
     def gather(cache: Tensor) -> Tensor:
         """Return [B, K, width * page_size, D], one copy."""
-        return cache.view(-1, page_size * dim)[cells].view(rows, kv_heads, -1, dim)
+        flat = cache.view(-1, page_size * dim).index_select(0, cells)
+        return flat.view(rows, kv_heads, -1, dim)
 
     empty = (seq_lens == 0)[:, None, None]
     position = torch.arange(width * page_size, device=q_BHD.device)
