@@ -177,3 +177,25 @@ def test_samples_are_ready_for_json(configure, policy, questions, tmp_path):
     sample = json.loads(json.dumps(results[1].samples[0]))
     assert {"prompt_tokens", "response_tokens", "logprobs", "versions", "reward"} <= sample.keys()
     assert sample["row"]["answer"] == sample["row"]["prompt"][1]
+
+
+@pytest.mark.gpu
+def test_trainer_and_rollout_share_one_gpu(configure, policy, questions, tmp_path):
+    # The engine samples from weights it mapped out of the trainer's memory: were one of them stale,
+    # the trainer's log-probabilities of the same tokens would differ.
+    config = configure(lag=0, samples=4, algo=AlgoConfig(advantage="grpo"))
+    config = dataclasses.replace(
+        config, rollout=dataclasses.replace(config.rollout, gpu_memory_utilization=0.05)
+    )
+    trainer = RLTrainer(
+        config,
+        model=policy,
+        train=questions,
+        out=tmp_path / "run",
+        runtime="nanoray",
+        device="cuda",
+    )
+    with trainer:
+        results = list(trainer.fit())
+    assert [min(min(s["versions"]) for s in r.samples) for r in results] == [0, 1, 2, 3]
+    assert all(r.metrics["rollout/max_difference"] < 1e-3 for r in results)
