@@ -11,9 +11,12 @@ import pytest
 LIMIT_S = 60
 
 PROGRAM = """
-    import os, sys, time
+    import os, signal, sys, time
     import numpy as np
     import nanorlhf.nanoray as nanoray
+
+    # A suite run under nohup hands down an ignored SIGHUP.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
     @nanoray.remote
     class Actor:
