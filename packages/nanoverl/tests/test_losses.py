@@ -18,7 +18,6 @@ from nanorlhf.nanoverl import (
     kl_penalty,
     policy_loss,
     ppo_tokens,
-    sft_loss,
     value_loss,
     value_tokens,
 )
@@ -317,22 +316,6 @@ def test_the_value_loss_as_the_trainer_takes_it(batch):
     wanted = (clipped * batch.shares).sum()
     torch.testing.assert_close(loss.metrics["clip_fraction"], wanted)
     torch.testing.assert_close(loss.metrics["return"], (batch.returns * batch.shares).sum())
-
-
-def test_the_sft_loss_counts_target_tokens_only(batch, logprobs):
-    part = batch.microbatch([2, 0])
-    found = sft_loss(outputs(logprobs[batch.token_index([2, 0])]), part)
-    wanted = -sum(
-        float(x)
-        for n in (2, 0)
-        for x, m in zip(
-            logprobs.split(batch.lengths.tolist())[n],
-            batch.response.split(batch.lengths.tolist())[n],
-            strict=True,
-        )
-        if m
-    )
-    assert float(found.sum) == pytest.approx(wanted)
 
 
 def test_extreme_log_ratios_stay_finite(batch):

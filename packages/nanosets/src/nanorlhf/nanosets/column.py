@@ -2,7 +2,7 @@
 
 Nothing here copies a column. Concatenation adds parts; selection and shuffling give the column
 ``rows``, the numbers of its rows in the parts; both are undone element by element when rows come
-out.
+out. A column and the parts it is made of are read together, so they share this file.
 """
 
 from abc import ABC, abstractmethod

@@ -3,6 +3,8 @@
 The names and keywords are those of Hugging Face datasets. No verb but ``map``, ``add_column`` of
 new values and ``cast`` copies data: columns are shared, and ``select``, ``shuffle``, ``filter``
 and ``train_test_split`` only number rows.
+
+One class is the public face of the package, so it is one file; half of its lines are docstrings.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

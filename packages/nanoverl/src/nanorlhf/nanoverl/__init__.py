@@ -23,7 +23,6 @@ from .losses import (
     kl_penalty,
     policy_loss,
     ppo_tokens,
-    sft_loss,
     value_loss,
     value_tokens,
 )
@@ -74,7 +73,6 @@ __all__ = [
     "rewards_to_go",
     "rloo",
     "save_samples",
-    "sft_loss",
     "shuffled_parts",
     "token_rewards",
     "value_loss",

@@ -277,11 +277,3 @@ def value_loss(algo: AlgoConfig) -> Callable[[TokenOutputs, Microbatch], Loss]:
         return Loss((error * shares).sum(), metrics)
 
     return loss
-
-
-def sft_loss(out: TokenOutputs, batch: Microbatch) -> Loss:
-    """Return the negative log-likelihood of the microbatch's target tokens."""
-    assert out.logprobs is not None, "the likelihood needs a language model head"
-    assert out.entropy is not None, "the likelihood needs a language model head"
-    entropy = (out.entropy.detach() * batch.mask).sum()
-    return Loss(-(out.logprobs * batch.mask).sum(), {"entropy": entropy})

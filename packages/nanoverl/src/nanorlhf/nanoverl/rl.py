@@ -9,8 +9,7 @@ else differs, and every token carries the version that drew it.
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from nanorlhf.nanosets import Dataset
 
@@ -25,14 +24,14 @@ from .rewards import RewardItem, RewardPool
 from .rollout import Prompt, Response, RolloutGroup, prompt_seed
 from .runtime import RuntimeName, create_runtime
 from .sft import lr_schedule
-from .step import Checkpoints, StepResult
+from .step import Checkpoints, StepResult, Trainer
 from .worker import Plan, Role
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
-class RLTrainer:
+class RLTrainer(Trainer):
     """Improves the policy ``model`` on the rewards of its own responses; resumes from ``out``.
 
     Args:
@@ -278,17 +277,6 @@ class RLTrainer:
         """End trainer, rollout and reward processes."""
         self.rewards.close()
         self.runtime.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def load_tokenizer(model: str) -> "PreTrainedTokenizerBase":

@@ -4,8 +4,7 @@ import itertools
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from nanorlhf.nanosets import Dataset
 from nanorlhf.nanotron import LRSchedule
@@ -15,11 +14,11 @@ from .group import TrainGroup
 from .order import Order
 from .placement import DeviceName, place_here
 from .runtime import RuntimeName, create_runtime
-from .step import Checkpoints, StepResult
+from .step import Checkpoints, StepResult, Trainer
 from .worker import LossSum
 
 
-class SFTTrainer:
+class SFTTrainer(Trainer):
     """Trains ``model`` on packed rows, over any layout; resumes from what ``out`` holds.
 
     Args:
@@ -143,17 +142,6 @@ class SFTTrainer:
     def close(self) -> None:
         """End the ranks."""
         self.runtime.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def lr_schedule(optim: OptimConfig, total_steps: int) -> LRSchedule:

@@ -1,10 +1,13 @@
-"""What a training loop yields each step, and how it saves itself atomically between steps."""
+"""What a training loop is: steps that are yielded, saved atomically between, and closed at last."""
 
 import json
 import os
 import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from types import TracebackType
+from typing import Any, NamedTuple, Self
 
 
 class StepResult(NamedTuple):
@@ -16,6 +19,33 @@ class StepResult(NamedTuple):
     """Slash-named numbers, e.g. ``actor/grad_norm``."""
     samples: list[dict[str, Any]]
     """Responses with their prompts and rewards, JSON-ready; empty in SFT."""
+
+
+class Trainer(ABC):
+    """A training loop that owns processes; leaving a ``with`` block ends them."""
+
+    start_step: int
+    """Steps that the checkpoint it resumed from had done; 0 without one."""
+    total_steps: int
+
+    @abstractmethod
+    def fit(self) -> Iterator[StepResult]:
+        """Yield each step's result; the checkpoint of a step is written after it was taken."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the processes."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
 
 
 class Checkpoints:

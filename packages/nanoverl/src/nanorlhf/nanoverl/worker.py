@@ -25,11 +25,12 @@ from nanorlhf.nanotron import (
     Microbatch,
     Qwen3,
     TokenOutputs,
+    next_token_loss,
 )
 
 from .config import AlgoConfig, Layout, OptimConfig
 from .experience import Experience
-from .losses import policy_loss, sft_loss, value_loss
+from .losses import policy_loss, value_loss
 from .weights import Shipment, pack
 
 Role = Literal["actor", "critic", "ref"]
@@ -131,7 +132,7 @@ class TrainWorker:
     def open_datasets(self, train: Dataset, valid: Dataset | None) -> None:
         """Map the SFT datasets (columns ``tokens`` and ``loss_mask``)."""
         self.train_data, self.valid_data = train, valid
-        self.losses["actor"] = sft_loss
+        self.losses["actor"] = next_token_loss
 
     def set_losses(self, algo: AlgoConfig) -> None:
         """Fix the losses of actor and critic."""
