@@ -12,9 +12,8 @@ edges:
 	! find packages -path '*/src/nanorlhf/__init__.py' | grep .
 test:
 	uv run pytest
-examples: $(EXAMPLES:%=run-%)
-run-%:
-	uv run python $*
+examples:
+	set -e; for example in $(EXAMPLES); do uv run python $$example; done
 isolated: $(PACKAGES:%=isolated-%)
 isolated-%:
 	uv run --locked --package $* --isolated --no-editable --group test pytest packages/$*
