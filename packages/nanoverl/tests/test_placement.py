@@ -21,9 +21,14 @@ def test_one_gpu_is_shared_and_eight_are_divided():
     assert eight.rollout == ["cuda:6", "cuda:7"]
 
 
-def test_a_layout_larger_than_the_machine_shares_devices_in_turn():
-    placed = place(Layout(dp=3), device="cuda", slots=2)
-    assert placed.trainer == ["cuda:0", "cuda:1", "cuda:0"]
+def test_engines_share_the_devices_of_the_trainer_where_there_are_no_others():
+    placed = place(Layout(dp=2), replicas=3, device="cuda", slots=2)
+    assert placed.rollout == ["cuda:0", "cuda:1", "cuda:0"]
+
+
+def test_two_ranks_of_a_trainer_on_one_gpu_are_refused():
+    with pytest.raises(ValueError, match=r"dp\*pp\*tp=3 ranks on 2 GPUs: .*at most 2"):
+        place(Layout(dp=3), device="cuda", slots=2)
 
 
 def test_cuda_on_a_machine_without_it_is_refused(monkeypatch):

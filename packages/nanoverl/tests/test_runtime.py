@@ -67,7 +67,6 @@ def test_a_late_call_is_named(runtime, counter):
     actor = runtime.spawn(counter, 1)
     with pytest.raises(TimeoutError, match=r"sampling a batch took longer than 0\.2 s"):
         gather(runtime, [actor.call("sleep")], timeout_s=0.2, what="sampling a batch")
-    runtime.kill(actor)
 
 
 def test_an_unknown_runtime_is_refused():

@@ -27,6 +27,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from .collectives import gather_dim
+from .companions import read_companions, write_companions
 from .config import ModelConfig
 from .errors import CheckpointError
 from .mesh import Mesh
@@ -38,18 +39,6 @@ from .zero import ShardedOptimizer
 
 T = TypeVar("T")
 
-_COMPANIONS = (
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "tokenizer.model",
-    "vocab.json",
-    "merges.txt",
-)
 _ARCHITECTURES: dict[Head, str] = {
     "lm": "Qwen3ForCausalLM",
     "value": "Qwen3ForTokenClassification",
@@ -161,8 +150,7 @@ def _finish(
     (scratch / "trainer_state.json").write_text(json.dumps(document, indent=1) + "\n")
     if optimizer is None:
         (scratch / "optimizer").rmdir()
-    if model.source is not None:
-        _copy_companions(model.source, scratch)
+    write_companions(model.companions, scratch)
 
 
 def _publish(scratch: Path, path: Path) -> None:
@@ -172,7 +160,7 @@ def _publish(scratch: Path, path: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
         scratch.rename(path)
-        shutil.rmtree(old)
+        shutil.rmtree(old, ignore_errors=True)  # the new one stands: litter is no failure
     else:
         scratch.rename(path)
 
@@ -188,13 +176,6 @@ def _write_config(path: Path, config: ModelConfig, *, head: Head, dtype: torch.d
         values["id2label"] = {"0": "VALUE"}
         values["label2id"] = {"VALUE": 0}
     (path / "config.json").write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-
-
-def _copy_companions(source: Path, target: Path) -> None:
-    """Copy tokenizer and generation files that are there."""
-    for name in _COMPANIONS:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 def load(path: str | Path, model: Qwen3, optimizer: ShardedOptimizer | None) -> dict[str, Any]:
@@ -271,5 +252,5 @@ def merge_checkpoint(
         write_weights(((name, files.tensor(name).to(dtype)) for name in files.names), scratch)
         head: Head = "value" if "score.weight" in files else "lm"
     _write_config(scratch, config, head=head, dtype=dtype)
-    _copy_companions(src, scratch)
+    write_companions(read_companions(src), scratch)
     _publish(scratch, dst)

@@ -19,6 +19,7 @@ from nanorlhf.nanokernels import attention, linear_logprob, rope, rope_table, sw
 
 from .backward import recompute
 from .collectives import copy_to_group
+from .companions import read_companions
 from .config import ModelConfig, check_split
 from .errors import CheckpointError
 from .flat import FlatParameters
@@ -167,7 +168,7 @@ class Qwen3(nn.Module):
             raise ValueError(f"head={head!r}: choose 'lm' or 'value'")
         check_split(config, pp=mesh.pp, tp=mesh.tp)
         self.config, self.mesh, self.head_kind, self.recompute = config, mesh, head, False
-        self.source: Path | None = None
+        self.companions: dict[str, bytes] = {}
         self.specs = param_table(config, pp=mesh.pp, head=head)
         flat = self.flat = FlatParameters(self.specs, mesh, dtype=dtype, device=device)
         vocab_start = mesh.tp_rank * config.vocab_size // mesh.tp
@@ -210,7 +211,7 @@ class Qwen3(nn.Module):
                     target.copy_(files.read(spec, tp=self.mesh.tp, tp_rank=self.mesh.tp_rank))
                 else:
                     target.copy_(fresh(spec, seed=0, std=0.0))
-        self.source = Path(path)
+        self.companions = read_companions(path)
 
     @property
     def device(self) -> torch.device:

@@ -13,7 +13,7 @@ from types import TracebackType
 from typing import Protocol, Self, cast
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -68,7 +68,12 @@ class TensorFiles:
     def file(self, path: Path) -> TensorFile:
         """Return the open file."""
         if path not in self._open:
-            handle = self._stack.enter_context(safe_open(path, framework="pt"))
+            try:
+                handle = self._stack.enter_context(safe_open(path, framework="pt"))
+            except SafetensorError as error:
+                raise CheckpointError(
+                    f"{path} is no whole safetensors file ({error}); copy or save it again"
+                ) from error
             self._open[path] = cast(TensorFile, handle)
         return self._open[path]
 

@@ -143,7 +143,8 @@ class RolloutConfig:
     replicas: int = 1
     """Engines."""
     gpu_memory_utilization: float = 0.5
-    """Share of the GPU's memory an engine may take; lower it where the trainer shares the GPU."""
+    """Share of the GPU memory that is free when an engine starts, its weights loaded, that its KV
+    cache takes; lower it where the trainer, which starts after the engines, shares the GPU."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the engine's weights; auto is the checkpoint's."""
 

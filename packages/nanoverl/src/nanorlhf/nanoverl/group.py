@@ -68,10 +68,10 @@ class TrainGroup:
         """Run ``method`` with the same arguments on every rank; return the values by rank."""
         return self.wait([actor.call(method, *args, **kwargs) for actor in self.actors], method)
 
-    def start(self, method: str, plans: Sequence[Any], *before: Any, **kwargs: Any) -> list[Any]:
-        """Start ``method(*before, plan)`` on every rank with its replica's plan; return refs."""
+    def start(self, method: str, plans: Sequence[Plan], **kwargs: Any) -> list[Any]:
+        """Start ``method(plan)`` on every rank with its replica's plan; return refs."""
         return [
-            actor.call(method, *before, plans[at.dp], **kwargs)
+            actor.call(method, plans[at.dp], **kwargs)
             for actor, at in zip(self.actors, self.places, strict=True)
         ]
 
@@ -144,7 +144,7 @@ class TrainGroup:
     def export(self, role: Role) -> list[Any]:
         """Return refs to the weights of ``role``, one a pipeline stage."""
         refs = [
-            (at, actor.call("export", role))
+            (at, actor.call("export", role, processes=self.runtime.has_processes))
             for actor, at in zip(self.actors, self.places, strict=True)
             if at.dp == 0
         ]

@@ -43,10 +43,18 @@ def place(
         device: Kind.
         slots: CUDA devices, or CPU cores.
         threads: CPU threads to share out.
+
+    Raises:
+        ValueError: More ranks than GPUs.
     """
     model = layout.pp * layout.tp
     free = min(slots, MAX_CPU_SLOTS) if device == "cpu" else slots
     dp = max(1, (free - replicas) // model) if layout.dp == "auto" else layout.dp
+    if device == "cuda" and 1 < dp * model > slots:
+        raise ValueError(
+            f"dp*pp*tp={dp * model} ranks on {slots} GPUs: two ranks cannot share one; use a "
+            f"layout of at most {slots}"
+        )
     resolved = dataclasses.replace(layout, dp=dp)
     processes = dp * model + replicas
     names = [f"cuda:{i % slots}" if device == "cuda" else "cpu" for i in range(processes)]

@@ -35,5 +35,7 @@ def sample_metrics(samples: list[Sample], *, step: int) -> dict[str, float]:
         "rollout/staleness": float(step - min(min(sample.versions) for sample in samples)),
     }
     for name in sorted({name for sample in samples for name in sample.parts}):
-        metrics[f"reward/{name}"] = sum(sample.parts.get(name, 0.0) for sample in samples) / count
+        metrics[f"reward/parts/{name}"] = (
+            sum(sample.parts.get(name, 0.0) for sample in samples) / count
+        )
     return metrics

@@ -67,10 +67,14 @@ class RLTrainer(Trainer):
         self.actor_lr = lr_schedule(config.optim, config.steps)
         self.critic_lr = lr_schedule(config.critic_optim, config.steps)
         self.batch: list[Sample] | None = None
-        self.runtime = create_runtime(runtime)
+        self.tokenizer = load_tokenizer(self.model)
         self.rewards = RewardPool(config.reward)
         try:
-            self.tokenizer = load_tokenizer(self.model)
+            self.runtime = create_runtime(runtime)
+        except BaseException:
+            self.rewards.close()
+            raise
+        try:
             self._build(device)
         except BaseException:
             self.close()

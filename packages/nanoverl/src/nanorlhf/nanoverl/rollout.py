@@ -14,8 +14,8 @@ import torch
 from nanorlhf.nanovllm import LLM, SamplingParams
 
 from .config import RolloutConfig
-from .runtime import Runtime, gather
-from .weights import Shipment, unpack
+from .runtime import Actor, Runtime, gather
+from .weights import Inbox, Shipment
 
 
 class Prompt(NamedTuple):
@@ -25,7 +25,7 @@ class Prompt(NamedTuple):
     """In the dataset."""
     tokens: list[int]
     seed: int
-    """Of its first response; response k of the prompt draws from ``seed + k``."""
+    """Of its responses; each of them draws from a stream of its own."""
 
 
 class Response(NamedTuple):
@@ -48,6 +48,7 @@ class RolloutWorker:
     def __init__(self, model: str, config: RolloutConfig, *, device: str, threads: int) -> None:
         torch.set_num_threads(threads)
         self.config = config
+        self.inbox = Inbox()
         self.llm = LLM(
             model,
             dtype=config.dtype,
@@ -59,9 +60,13 @@ class RolloutWorker:
             skip_tokenizer_init=True,
         )
 
+    def version(self) -> int:
+        """Return the weight version in force."""
+        return self.llm.version
+
     def update_weights(self, version: int, *shipments: Shipment) -> int:
         """Load the trainer's weights in place; return the version in force."""
-        self.llm.update_weights(unpack(*shipments), version)
+        self.llm.update_weights(self.inbox.unpack(*shipments), version)
         return self.llm.version
 
     def generate(self, prompts: list[list[int]], seeds: list[int]) -> list[list[Response]]:
@@ -104,10 +109,13 @@ class RolloutGroup:
     ) -> None:
         self.runtime = runtime
         self.timeout_s = timeout_s
-        self.actors = [
-            runtime.spawn(RolloutWorker, model, config, device=device, threads=threads)
-            for device in devices
-        ]
+        self.actors: list[Actor] = []
+        for device in devices:
+            actor = runtime.spawn(RolloutWorker, model, config, device=device, threads=threads)
+            self.actors.append(actor)
+            # An engine sizes its cache by the memory that is free when it starts: one at a time,
+            # and before the trainer, or the size would depend on who came first.
+            gather(runtime, [actor.call("version")], timeout_s=timeout_s, what="starting an engine")
         self.pending: list[Any] = []
         self.version = -1
 

@@ -39,9 +39,6 @@ class Runtime(Protocol):
             Exception: What the call raised, the death of its actor, or the timeout.
         """
 
-    def kill(self, actor: Actor) -> None:
-        """End ``actor`` now; its pending calls fail."""
-
     def shutdown(self) -> None:
         """End what this runtime started."""
 
@@ -96,9 +93,6 @@ class InProcess:
             return settle(refs)
         return [settle(ref) for ref in refs]
 
-    def kill(self, actor: Actor) -> None:
-        """Let the instance go with its last reference."""
-
     def shutdown(self) -> None:
         """Nothing was started."""
 
@@ -138,11 +132,6 @@ class Nanoray:
     def get(self, refs: Any, *, timeout_s: float | None = None) -> Any:
         """Wait for values."""
         return nanoray.get(refs, timeout=timeout_s)
-
-    def kill(self, actor: Actor) -> None:
-        """Kill the actor's process."""
-        assert isinstance(actor, NanorayActor), "an actor of another runtime"
-        nanoray.kill(actor.handle)
 
     def shutdown(self) -> None:
         """Kill the actors started here, and the cluster if this runtime started it."""

@@ -132,7 +132,10 @@ class SFTTrainer(Trainer):
             at.dp: part for at, part in zip(self.group.places, parts, strict=True) if at.pp == last
         }
         loss = sum(part.loss for part in heads.values())
-        return loss / sum(part.tokens for part in heads.values())
+        tokens = sum(part.tokens for part in heads.values())
+        if not tokens:
+            raise ValueError("no token of the validation rows is in its loss_mask; give others")
+        return loss / tokens
 
     def _save(self, done: int) -> None:
         folder = self.checkpoints.begin(done)

@@ -31,7 +31,7 @@ from nanorlhf.nanotron import (
 from .config import AlgoConfig, Layout, OptimConfig
 from .experience import Experience
 from .losses import policy_loss, value_loss
-from .weights import Shipment, pack
+from .weights import Outbox, Shipment
 
 Role = Literal["actor", "critic", "ref"]
 Plan = Sequence[Sequence[int]]
@@ -75,6 +75,7 @@ class TrainWorker:
         self.train_data: Dataset | None = None
         self.valid_data: Dataset | None = None
         self.mesh: Mesh | None = None
+        self.outbox: Outbox | None = None
 
     def address(self) -> str:
         """Return ``host:port`` on which this rank can serve the rendezvous of all ranks."""
@@ -183,9 +184,22 @@ class TrainWorker:
             for plan in minibatches
         ]
 
-    def export(self, role: Role) -> Shipment:
-        """Return this stage's weights for a rollout; every tp rank must call it."""
-        return pack(self.engines[role].weights())
+    def export(self, role: Role, *, processes: bool) -> Shipment | None:
+        """Return this stage's weights for rollouts, None on all but one tp rank; all must call it.
+
+        Args:
+            role: Whose weights.
+            processes: The rollouts are other processes.
+        """
+        assert self.mesh is not None, "connect before export"
+        weights = self.engines[role].weights()
+        if self.mesh.tp_rank != 0:
+            for _ in weights:  # gathering a tensor takes all ranks, keeping it takes one
+                pass
+            return None
+        if self.outbox is None:
+            self.outbox = Outbox(processes=processes)
+        return self.outbox.pack(weights)
 
     def save(self, role: Role, path: str) -> None:
         """Write weights and optimizer state of ``role`` to ``path``; every rank must call it."""
@@ -220,10 +234,20 @@ def sft_microbatches(data: Dataset | None, plan: Plan, device: torch.device) -> 
 
 
 def sft_microbatch(data: Dataset, rows: Sequence[int]) -> Microbatch:
-    """Return packed rows; nothing predicts a first token, so its mask is cleared."""
-    tokens = data.gather("tokens", rows)
-    mask = np.array(data.gather("loss_mask", rows).values, dtype=bool)
+    """Return packed rows; nothing predicts a first token, so its mask is cleared.
+
+    Raises:
+        ValueError: A row's mask is not as long as its tokens.
+    """
+    tokens, masks = data.gather("tokens", rows), data.gather("loss_mask", rows)
     lengths = np.diff(tokens.offsets)
+    wrong = np.flatnonzero(lengths != np.diff(masks.offsets))
+    if len(wrong):
+        raise ValueError(
+            f"row {rows[wrong[0]]}: loss_mask is not as long as its {lengths[wrong[0]]} tokens; "
+            "give one value a token"
+        )
+    mask = np.array(masks.values, dtype=bool)
     mask[tokens.offsets[:-1][lengths > 0]] = False
     return Microbatch(
         tokens=torch.from_numpy(tokens.values.astype(np.int64)),

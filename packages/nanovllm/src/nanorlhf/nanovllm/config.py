@@ -73,6 +73,15 @@ class EngineConfig:
             )
 
 
+REQUIRED = (
+    "vocab_size",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelConfig:
     """The shape of a Qwen3 model, from the ``config.json`` of its directory."""
@@ -120,7 +129,16 @@ class ModelConfig:
         Raises:
             ValueError: The model is none this engine runs.
         """
+        missing = [name for name in REQUIRED if name not in raw]
+        if missing:
+            raise ValueError(f"config.json lacks {', '.join(missing)}; save the model again")
         _check_supported(raw)
+        outside = [token for token in eos_token_ids if not 0 <= token < raw["vocab_size"]]
+        if outside:
+            raise ValueError(
+                f"eos_token_id={outside[0]} is outside vocab_size={raw['vocab_size']}; correct "
+                "config.json or generation_config.json"
+            )
         heads, hidden = raw["num_attention_heads"], raw["hidden_size"]
         rope = raw.get("rope_parameters") or {}
         return cls(

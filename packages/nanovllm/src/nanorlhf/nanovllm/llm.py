@@ -234,6 +234,8 @@ def _one_each(
 def _build(path: str, config: EngineConfig, shape: ModelConfig) -> Engine:
     """Load the weights, size the pages by what is left, and put the engine together."""
     device = torch.device(_device_name(config.device))
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # kernels and events go to the current device
     dtype = (
         shape.dtype if config.dtype == "auto" else cast("torch.dtype", getattr(torch, config.dtype))
     )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from .errors import WeightsError
@@ -22,7 +22,8 @@ def read_weights(path: str | Path) -> Iterator[tuple[str, Tensor]]:
     """Yield every tensor of a Hugging Face directory, on the CPU, file by file.
 
     Raises:
-        WeightsError: The directory holds neither a safetensors file nor an index of several.
+        WeightsError: The directory holds neither a safetensors file nor an index of several, or
+            one of them is missing or damaged.
     """
     directory = Path(path)
     index = directory / INDEX_FILE
@@ -36,9 +37,14 @@ def read_weights(path: str | Path) -> Iterator[tuple[str, Tensor]]:
             "with save_pretrained, in safetensors format"
         )
     for file in files:
-        with safe_open(directory / file, framework="pt") as tensors:
-            for name in tensors.keys():  # noqa: SIM118 - a safe_open is no mapping
-                yield name, tensors.get_tensor(name)
+        try:
+            with safe_open(directory / file, framework="pt") as tensors:
+                for name in tensors.keys():  # noqa: SIM118 - a safe_open is no mapping
+                    yield name, tensors.get_tensor(name)
+        except (SafetensorError, FileNotFoundError) as error:
+            raise WeightsError(
+                f"{directory / file} is no whole safetensors file ({error}); copy or save it again"
+            ) from error
 
 
 @torch.no_grad()
