@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -200,3 +201,20 @@ def test_when_one_rank_cannot_write_every_rank_hears_of_it(tmp_path, tiny_dir):
     blocked.write_text("not a directory")
     for message in run_ranks(save_into_a_file, 2, tiny_dir, blocked):
         assert message.startswith("the checkpoint was not written: rank 0: ")
+
+
+def test_tokenizer_files_outlive_the_directory_they_were_loaded_from(tiny_dir, tmp_path):
+    source = shutil.copytree(tiny_dir, tmp_path / "source")
+    (source / "tokenizer.json").write_text("{}")
+    model = Qwen3.from_pretrained(source, Mesh())
+    shutil.rmtree(source)  # as a resumed run's old checkpoints are, when newer ones replace them
+    Engine(model, optimizer=None).save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "tokenizer.json").read_text() == "{}"
+
+
+def test_a_damaged_file_of_weights_is_named(tiny_dir, tmp_path):
+    broken = shutil.copytree(tiny_dir, tmp_path / "broken")
+    weights = next(broken.glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=f"{weights.name} is no whole safetensors file"):
+        Qwen3.from_pretrained(broken, Mesh())

@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from nanorlhf.nanosets import Dataset
 from nanorlhf.nanoverl import Layout, OptimConfig, SFTConfig, SFTTrainer
 
 CONFIG = SFTConfig(
@@ -80,3 +81,19 @@ def test_a_layout_that_does_not_divide_the_model_is_refused(policy, demonstratio
     config = dataclasses.replace(CONFIG, layout=Layout(dp=1, pp=3))
     with pytest.raises(ValueError, match="num_hidden_layers=2 is less than pp=3"):
         fit(config, policy, demonstrations, tmp_path, runtime="nanoray")
+
+
+def test_a_mask_of_another_length_than_its_row_is_refused(policy, tmp_path):
+    rows = [
+        {"tokens": [3, 4, 5], "loss_mask": [False, True, True, True]},
+        {"tokens": [3, 4, 5, 6], "loss_mask": [False, True, True]},
+    ]
+    config = dataclasses.replace(CONFIG, batch_size=2)
+    with pytest.raises(ValueError, match=r"row \d: loss_mask is not as long as its \d tokens"):
+        fit(config, policy, Dataset.from_list(rows), tmp_path)
+
+
+def test_validation_without_a_single_target_is_refused(policy, demonstrations, tmp_path):
+    rows = [{"tokens": [3, 4], "loss_mask": [False, False]}]
+    with pytest.raises(ValueError, match="no token of the validation rows"):
+        fit(CONFIG, policy, demonstrations, tmp_path, valid=Dataset.from_list(rows))

@@ -1,9 +1,12 @@
+import shutil
+
 import pytest
 import torch
 
 from nanorlhf.nanovllm import LLM, SamplingParams
 from nanorlhf.nanovllm.cli import main
 from nanorlhf.nanovllm.config import EngineConfig, ModelConfig
+from nanorlhf.nanovllm.errors import WeightsError
 from nanorlhf.nanovllm.testing import TINY_QWEN3
 
 
@@ -160,3 +163,22 @@ def test_the_command_line_generates_and_reports_errors_in_one_line(checkpoint, c
     assert capsys.readouterr().err == ""
     assert main(["generate", str(checkpoint / "no"), "ab"]) == 2
     assert capsys.readouterr().err.startswith("error: model=")
+
+
+def test_a_damaged_file_of_weights_is_named(checkpoint, tmp_path):
+    broken = shutil.copytree(checkpoint, tmp_path / "broken")
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"model\.safetensors is no whole safetensors file"):
+        LLM(broken, skip_tokenizer_init=True)
+
+
+def test_a_config_without_its_sizes_is_named():
+    raw = {name: value for name, value in TINY_QWEN3.items() if name != "num_hidden_layers"}
+    with pytest.raises(ValueError, match=r"config\.json lacks num_hidden_layers"):
+        ModelConfig.from_dict(raw)
+
+
+def test_an_end_token_outside_the_vocabulary_is_refused():
+    with pytest.raises(ValueError, match="eos_token_id=300 is outside vocab_size=300"):
+        ModelConfig.from_dict(TINY_QWEN3, eos_token_ids=(1, 300))

@@ -47,6 +47,20 @@ class TensorFile(Protocol):
         """Return a tensor to read slices of."""
 
 
+def open_whole(path: Path) -> safe_open:
+    """Return the opened safetensors file.
+
+    Raises:
+        CheckpointError: It is damaged or cut short.
+    """
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is no whole safetensors file ({error}); copy or save it again"
+        ) from error
+
+
 class TensorFiles:
     """Safetensors files, opened when first used; a context manager that closes them."""
 
@@ -68,12 +82,7 @@ class TensorFiles:
     def file(self, path: Path) -> TensorFile:
         """Return the open file."""
         if path not in self._open:
-            try:
-                handle = self._stack.enter_context(safe_open(path, framework="pt"))
-            except SafetensorError as error:
-                raise CheckpointError(
-                    f"{path} is no whole safetensors file ({error}); copy or save it again"
-                ) from error
+            handle = self._stack.enter_context(open_whole(path))
             self._open[path] = cast(TensorFile, handle)
         return self._open[path]
 
@@ -129,7 +138,7 @@ def _weight_files(path: Path) -> dict[str, Path]:
             raise CheckpointError(f"{path}: {INDEX} names {missing[0]}, which is not there")
         return files
     if single.is_file():
-        with safe_open(single, framework="pt") as handle:
+        with open_whole(single) as handle:
             return dict.fromkeys(handle.keys(), single)
     raise CheckpointError(
         f"{path}: no weights there; looked for {SINGLE} and {INDEX} (pytorch_model.bin is not read)"
