@@ -130,7 +130,13 @@ def test_a_run_stopped_in_every_stage_ends_like_one_that_was_not(tmp_path, pipel
     folder = tmp_path / "cut"
     command = [sys.executable, str(pipelines / "rl.py"), *words, "run.dir=cut"]
     for stage, step in (("sft", 5), ("sft", 25), ("rl", 1), ("rl", 7)):
-        with subprocess.Popen(command, env=ENVIRONMENT, stderr=subprocess.PIPE) as process:
+        with subprocess.Popen(
+            command,
+            env=ENVIRONMENT,
+            stderr=subprocess.PIPE,
+            # A suite run in the background hands down an ignored Ctrl-C.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        ) as process:
             try:
                 wait_for(folder, stage, step, process)
             finally:
