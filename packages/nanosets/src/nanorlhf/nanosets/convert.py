@@ -1,4 +1,7 @@
-"""Compact arrays into one array, or into another type. Values change type, never their value."""
+"""Compact arrays into one array, or into another type.
+
+A value that the other type cannot hold is an error; a float may be rounded to the other precision.
+"""
 
 from collections.abc import Sequence
 from typing import Any, cast
