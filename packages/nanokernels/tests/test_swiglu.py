@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from nanorlhf.nanokernels import swiglu
-from nanorlhf.nanokernels.swiglu import Config, _launch_forward
-from nanorlhf.nanokernels.testing import assert_kernel_close
+from nanorlhf.nanokernels import silu_mul, swiglu
+from nanorlhf.nanokernels.swiglu import _launch_forward
+from nanorlhf.nanokernels.testing import assert_kernel_close, check_operator
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -50,7 +50,7 @@ def test_kernel_matches_the_reference_forward_and_backward(kernel_device, dtype,
 
 def test_several_blocks_cover_a_row_of_a_strided_input(kernel_device):
     x = torch.randn(3, 60, device=kernel_device)[:, :46]
-    y = _launch_forward(x, Config(block=8, num_warps=1))
+    y = _launch_forward(*x.chunk(2, dim=-1), {"block": 8, "num_warps": 1})
     torch.testing.assert_close(y, swiglu(x, impl="reference"))
 
 
@@ -60,8 +60,38 @@ def test_large_gates_do_not_overflow(kernel_device):
     assert swiglu(x, impl="triton").tolist() == [[0.0, 1e4]]
 
 
+def test_the_operator_keeps_its_word(kernel_device):
+    x = torch.randn(3, 64, device=kernel_device, requires_grad=True)
+    check_operator(torch.ops.nanokernels.swiglu.default, x)
+
+
+def test_it_compiles_into_one_graph(kernel_device):
+    x = torch.randn(5, 64, device=kernel_device, requires_grad=True)
+    run = torch.compile(lambda x: swiglu(x, impl="triton") * 2, fullgraph=True, backend="aot_eager")
+    (dx,) = torch.autograd.grad(run(x).sum(), x)
+    (expected,) = torch.autograd.grad(swiglu(x, impl="reference").sum() * 2, x)
+    torch.testing.assert_close(dx, expected)
+
+
 def test_no_rows_give_no_rows(kernel_device):
     assert swiglu(torch.empty(0, 8, device=kernel_device), impl="triton").shape == (0, 4)
+
+
+def test_two_tensors_give_what_their_fused_layout_gives(kernel_device):
+    wide = torch.randn(2, 3, 100, device=kernel_device)
+    gate, up = (wide[..., s].detach().requires_grad_() for s in (slice(37), slice(40, 77)))
+    y = silu_mul(gate, up, impl="triton")
+    expected = swiglu(torch.cat((gate, up), dim=-1), impl="reference")
+    torch.testing.assert_close(y, expected)
+    grad = torch.randn_like(y)
+    found = torch.autograd.grad(y, (gate, up), grad)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (gate, up), grad))
+    check_operator(torch.ops.nanokernels.silu_mul.default, gate, up)
+
+
+def test_two_tensors_of_different_width_are_an_error():
+    with pytest.raises(ValueError, match=r"gate=.*\(2,\) and up=.*\(3,\) differ"):
+        silu_mul(torch.ones(2), torch.ones(3))
 
 
 def test_an_odd_width_is_an_error():

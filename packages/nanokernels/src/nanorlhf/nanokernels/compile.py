@@ -5,10 +5,12 @@ shows without a GPU: Triton compiles for any target, and the disassembler it shi
 Triton must not be interpreting (``TRITON_INTERPRET`` unset when the kernels are imported).
 """
 
+import json
 import re
 import subprocess
+import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +35,46 @@ class Usage(NamedTuple):
     """Shared memory of a block."""
     tensor_core_instructions: int
     """Matrix products on tensor cores (HGMMA and HMMA)."""
+
+
+class Case(NamedTuple):
+    """A kernel as some launch parameters make it."""
+
+    name: str
+    kernel: Kernel
+    signature: Mapping[str, str]
+    constants: Mapping[str, int | str | bool]
+    num_warps: int
+    num_stages: int = 1
+
+
+def signature(kernel: Kernel, element: str, **types: str) -> dict[str, str]:
+    """Return the Triton type of each argument by what its name says.
+
+    Args:
+        kernel: A jitted kernel.
+        element: Type behind the pointers (``x_ptr``) that ``types`` leaves out, such as ``"bf16"``.
+        **types: Type of any other argument; strides are ``i32``.
+    """
+    known = {name: f"*{element}" for name in kernel.arg_names if name.endswith("_ptr")}  # type: ignore[attr-defined]
+    strides = {name: "i32" for name in kernel.arg_names if name.startswith("stride_")}  # type: ignore[attr-defined]
+    return known | strides | types
+
+
+def report(cases: Iterable[Case], names: Iterable[str]) -> None:
+    """Compile the named cases, all without names, and print what each uses as a line of JSON."""
+    wanted = set(names)
+    for case in cases:
+        if not wanted or case.name in wanted:
+            usage = compile_kernel(
+                case.kernel,
+                case.signature,
+                constants=case.constants,
+                num_warps=case.num_warps,
+                num_stages=case.num_stages,
+            )
+            sys.stdout.write(json.dumps({"case": case.name, **usage._asdict()}) + "\n")
+            sys.stdout.flush()
 
 
 def compile_kernel(

@@ -74,6 +74,7 @@ def jit_varying(*names: str) -> Callable[[Callable[..., object]], Kernel]:
     return decorate
 
 
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_interpreting() -> bool:
     """Return whether kernels are interpreted (``TRITON_INTERPRET=1``), on CPU tensors."""
     return triton is not None and bool(triton.knobs.runtime.interpret)

@@ -1,5 +1,9 @@
 """How close is close: the measure and the limits that kernels are held to."""
 
+import warnings
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -29,3 +33,15 @@ def assert_kernel_close(found: Tensor, expected: Tensor, *, grad: bool = False) 
     limit = (GRAD_LIMITS if grad else LIMITS)[found.dtype]
     error = relative_error(found, expected)
     assert error <= limit, f"relative error {error:.2e} is above {limit:.0e} for {found.dtype}"
+
+
+def check_operator(op: Callable[..., Any], *args: object) -> None:
+    """Raise unless an operator is what its registration says, traced and differentiated.
+
+    Checks the schema (what is written, what aliases), the fake against the real result, and that
+    forward and backward agree with eager in a traced graph with symbolic shapes.
+    """
+    with warnings.catch_warnings():
+        # opcheck itself looks at the .grad of tensors that have none.
+        warnings.filterwarnings("ignore", message="The .grad attribute of a Tensor that is not a")
+        torch.library.opcheck(op, args)  # type: ignore[arg-type]
