@@ -1,7 +1,7 @@
 PACKAGES := $(notdir $(wildcard packages/*))
 EXAMPLES := $(wildcard packages/*/examples/*.py)
 
-.PHONY: check lint types edges test examples isolated wheels
+.PHONY: check lint types edges test floors examples isolated wheels
 check: lint types edges test
 lint:
 	uv run ruff check . && uv run ruff format --check .
@@ -12,6 +12,10 @@ edges:
 	! find packages -path '*/src/nanorlhf/__init__.py' | grep .
 test:
 	uv run pytest
+# The oldest torch and Triton that nanokernels promises; that Triton's interpreter breaks on NumPy 2.4.
+floors:
+	uv run --isolated --no-project --with-editable ./packages/nanokernels --with 'torch==2.11.*' \
+	  --with 'triton==3.6.*' --with 'numpy<2.4' --with 'pytest>=8.4' pytest packages/nanokernels --slow
 examples:
 	set -e; for example in $(EXAMPLES); do uv run python $$example; done
 isolated: $(PACKAGES:%=isolated-%)

@@ -11,7 +11,6 @@ import gc
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -193,14 +192,13 @@ def driver():
 
 
 def write(bench, *, out, commit):
-    """Write the rows with what made them, and print the goals."""
+    """Write the rows so far with what made them."""
     import triton
 
     hardware = torch.cuda.get_device_name()
     slug = re.sub(r"[^a-z0-9]+", "-", hardware.lower()).strip("-")
     out = out or Path(__file__).parent / "results" / f"kernels-{slug}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
-    verdicts = list(bench.verdicts())
     script = "packages/nanokernels/benchmarks/bench_kernels.py"
     versions = {"torch": torch.__version__, "triton": triton.__version__}
     versions |= {"cuda": torch.version.cuda, "cudnn": torch.backends.cudnn.version()}
@@ -213,12 +211,15 @@ def write(bench, *, out, commit):
         "warmup": WARMUP,
         "repeats": REPEATS,
         "rows": bench.rows,
-        "goals": verdicts,
+        "goals": list(bench.verdicts()),
     }
     out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+def report(bench):
+    """Print each goal and what was reached."""
     print("\n| case | against | goal | reached |\n| --- | --- | --- | --- |")
-    for v in verdicts:
+    for v in bench.verdicts():
         reached = "-" if v["ratio"] is None else f"{v['ratio']:.3f}"
         mark = "" if v["ratio"] is not None and v["ratio"] >= v["goal"] else " MISSED"
         print(f"| {v['case']} | {v['against']} {v['of']} | {v['goal']} | {reached}{mark} |")
-    print(f"\nwritten to {out}", file=sys.stderr)

@@ -2,11 +2,12 @@ import pytest
 import torch
 
 from nanorlhf.nanokernels import attention, gather_kv, paged_attention, store_kv
-from nanorlhf.nanokernels.attention.paged import Config, _launch
-from nanorlhf.nanokernels.testing import assert_kernel_close
+from nanorlhf.nanokernels.attention import paged
+from nanorlhf.nanokernels.attention.paged import _launch
+from nanorlhf.nanokernels.testing import assert_kernel_close, check_operator
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
-SMALL = Config(split=32, block=16, num_warps=4, num_stages=1)
+SMALL = {"split": 32, "block": 16, "num_warps": 4, "num_stages": 1, "chunk": 2, "combine_warps": 1}
 
 
 class Cache:
@@ -102,7 +103,7 @@ def test_decoding_equals_the_last_row_of_a_prefill():
 def test_kernel_matches_the_definition(kernel_device, dtype, heads, kv_heads, dim, page_size):
     cache = Cache([1, 0, 32, 75], kv_heads, dim, page_size, dtype, kernel_device)
     q = torch.randn(4, heads, dim, device=kernel_device).to(dtype)
-    found = _launch(q, cache.k_pages, cache.v_pages, *cache.where(), scale=dim**-0.5, config=SMALL)
+    found = _launch(q, cache.k_pages, cache.v_pages, *cache.where(), dim**-0.5, SMALL)
     assert found.dtype == dtype
     assert_kernel_close(found, decode_by_definition(q, cache, dim**-0.5))
 
@@ -122,11 +123,131 @@ def test_a_row_depends_on_neither_its_batch_nor_the_width_of_the_table(kernel_de
         table = cache.page_table[rows, :width].contiguous()
         pages = cache.k_pages, cache.v_pages
         lens = cache.seq_lens[rows]
-        return _launch(q[rows], *pages, table, lens, scale=0.25, config=SMALL)
+        return _launch(q[rows], *pages, table, lens, 0.25, SMALL)
 
     together = run(slice(0, 3), 3)
     assert torch.equal(together[1:2], run(slice(1, 2), 3))
     assert torch.equal(together[1:2], run(slice(1, 2), 2)), "one split, so no second pass"
+
+
+def prefill_by_definition(q, cache, cu_seqlens, scale):
+    """Each sequence's last tokens over the keys up to their own, one query at a time."""
+    o = torch.zeros_like(q, dtype=torch.float64)
+    group, first = q.shape[1] // cache.k.shape[1], 0
+    for row, length in enumerate(cache.seq_lens.tolist()):
+        start, end = cu_seqlens[row : row + 2].tolist()
+        for i in range(start, end):
+            seen = slice(first, first + max(length - (end - 1 - i), 0))
+            for h in range(q.shape[1] if seen.stop > first else 0):
+                k, v = (x[seen, h // group].double() for x in (cache.k, cache.v))
+                o[i, h] = (k @ q[i, h].double() * scale).softmax(0) @ v
+        first += length
+    return o
+
+
+def prefill(cache, counts, heads, dtype, **options):
+    """Queries of ``counts`` tokens a sequence, and what attention makes of them."""
+    device, dim = cache.k.device, cache.k.shape[2]
+    ends = torch.tensor([0, *counts], device=device).cumsum(0).to(torch.int32)
+    q = torch.randn(sum(counts), heads, dim, device=device).to(dtype)
+    rows = {"cu_seqlens": ends, "max_seqlen": max(counts)}
+    pages = cache.k_pages, cache.v_pages
+    return q, ends, paged_attention(q, *pages, *cache.where(), **rows, **options)
+
+
+@pytest.mark.parametrize("page_size", [16, 19])
+def test_reference_of_a_prefill_matches_its_definition(page_size):
+    cache = Cache([1, 0, 35, 16, 4], 2, 8, page_size, torch.float64)
+    q, ends, o = prefill(cache, [1, 0, 20, 16, 6], 6, torch.float64, scale=0.4)
+    torch.testing.assert_close(o, prefill_by_definition(q, cache, ends, 0.4))
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize(
+    ("heads", "kv_heads", "dim", "page_size"), [(2, 2, 16, 32), (4, 1, 24, 16), (2, 1, 64, 64)]
+)
+def test_the_prefill_kernel_matches_the_definition(
+    kernel_device, dtype, heads, kv_heads, dim, page_size
+):
+    cache = Cache([70, 0, 33, 130, 3], kv_heads, dim, page_size, dtype, kernel_device)
+    q, ends, o = prefill(cache, [5, 0, 33, 40, 4], heads, dtype, impl="triton")
+    assert o.dtype == dtype
+    assert_kernel_close(o, prefill_by_definition(q, cache, ends, dim**-0.5))
+
+
+def test_a_prefill_in_chunks_is_the_prefill_as_a_whole(kernel_device):
+    cache = Cache([90], 1, 16, 32, torch.float32, kernel_device)
+    q, _, whole = prefill(cache, [90], 2, torch.float32, impl="triton")
+    pages = cache.k_pages, cache.v_pages
+    for first, end in ((0, 7), (7, 64), (64, 90)):
+        ends, lens = (
+            torch.tensor(x, dtype=torch.int32, device=kernel_device)
+            for x in ([0, end - first], [end])
+        )
+        rows = {"cu_seqlens": ends, "max_seqlen": end - first, "impl": "triton"}
+        chunk = paged_attention(q[first:end], *pages, cache.page_table, lens, **rows)
+        torch.testing.assert_close(chunk, whole[first:end], rtol=1e-6, atol=1e-6)
+
+
+def test_keys_behind_the_end_of_a_sequence_change_nothing(kernel_device):
+    cache = Cache([20, 40], 1, 16, 32, torch.float32, kernel_device)
+    q, ends, expected = prefill(cache, [2, 9], 2, torch.float32, impl="triton")
+    decoded = paged_attention(q[:2], cache.k_pages, cache.v_pages, *cache.where(), impl="triton")
+    for pages in (cache.k_pages, cache.v_pages):
+        unused = torch.ones(pages.shape[0] * pages.shape[2], dtype=torch.bool, device=pages.device)
+        unused[cache.slots] = False
+        pages.masked_fill_(unused.view(pages.shape[0], 1, -1, 1), torch.nan)
+    rows = {"cu_seqlens": ends, "max_seqlen": 9, "impl": "triton"}
+    found = paged_attention(q, cache.k_pages, cache.v_pages, *cache.where(), **rows)
+    assert torch.equal(found, expected)
+    found = paged_attention(q[:2], cache.k_pages, cache.v_pages, *cache.where(), impl="triton")
+    assert torch.equal(found, decoded)
+
+
+@pytest.mark.parametrize(("dim", "dtype"), [(20, torch.bfloat16), (80, torch.float32)])
+def test_head_dims_between_powers_of_two_are_padded(kernel_device, dim, dtype):
+    cache = Cache([40, 3], 1, dim, 16, dtype, kernel_device)
+    q, ends, o = prefill(cache, [2, 1], 2, dtype, impl="triton")
+    assert_kernel_close(o, prefill_by_definition(q, cache, ends, dim**-0.5))
+    q = torch.randn(2, 4, dim, device=kernel_device).to(dtype)
+    o = paged_attention(q, cache.k_pages, cache.v_pages, *cache.where(), impl="triton")
+    assert_kernel_close(o, decode_by_definition(q, cache, dim**-0.5))
+
+
+def test_splits_grow_where_there_would_be_too_many(kernel_device, monkeypatch):
+    monkeypatch.setattr(paged, "MAX_SPLITS", 2)
+    cache = Cache([150, 60, 0], 1, 16, 16, torch.float32, kernel_device)
+    q = torch.randn(3, 2, 16, device=kernel_device)
+    found = _launch(q, cache.k_pages, cache.v_pages, *cache.where(), 0.25, SMALL)
+    assert_kernel_close(found, decode_by_definition(q, cache, 0.25))
+
+
+def test_programs_stride_over_the_splits_of_a_wide_table(kernel_device, monkeypatch):
+    cache = Cache([300, 9], 1, 16, 16, torch.float32, kernel_device)
+    q = torch.randn(2, 2, 16, device=kernel_device)
+    monkeypatch.setattr(paged, "MIN_PROGRAMS", 1)
+    found = _launch(q, cache.k_pages, cache.v_pages, *cache.where(), 0.25, SMALL)
+    assert_kernel_close(found, decode_by_definition(q, cache, 0.25))
+
+
+def test_the_operators_keep_their_word(kernel_device):
+    cache = Cache([20, 7], 1, 16, 16, torch.float32, kernel_device)
+    q = torch.randn(2, 2, 16, device=kernel_device)
+    arguments = (q, cache.k_pages, cache.v_pages, *cache.where())
+    check_operator(torch.ops.nanokernels.paged_decode.default, *arguments, 0.25)
+    ends = torch.tensor([0, 1, 2], dtype=torch.int32, device=kernel_device)
+    check_operator(torch.ops.nanokernels.paged_prefill.default, *arguments, ends, 1, 0.25)
+
+
+def test_decoding_compiles_into_one_graph(kernel_device):
+    cache = Cache([20, 7], 1, 16, 16, torch.float32, kernel_device)
+    q = torch.randn(2, 2, 16, device=kernel_device)
+
+    def run(q):
+        return paged_attention(q * 2, cache.k_pages, cache.v_pages, *cache.where(), impl="triton")
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    assert torch.equal(compiled(q), run(q))
 
 
 def test_bad_shapes_are_errors_that_say_the_fix():
@@ -138,6 +259,11 @@ def test_bad_shapes_are_errors_that_say_the_fix():
         paged_attention(q, *(x[:, :, :8].contiguous() for x in pages), *cache.where())
     with pytest.raises(ValueError, match=r"q_BHD=\(1, 3, 8\) does not fit"):
         paged_attention(torch.ones(1, 3, 8), *pages, *cache.where())
+    with pytest.raises(ValueError, match="cu_seqlens and max_seqlen go together"):
+        paged_attention(q, *pages, *cache.where(), max_seqlen=1)
+    ends = torch.tensor([0, 1])
+    with pytest.raises(ValueError, match=r"cu_seqlens=torch\.int64\(2,\) does not match B=1"):
+        paged_attention(q, *pages, *cache.where(), cu_seqlens=ends, max_seqlen=1)
     with pytest.raises(ValueError, match="must be contiguous"):
         paged_attention(q, *(x.transpose(0, 1)[:, :2] for x in pages), *cache.where())
     with pytest.raises(ValueError, match=r"slots=torch\.int32\(3,\) does not match T=3"):
@@ -174,3 +300,35 @@ def test_decoding_replays_in_a_cuda_graph():
     found.zero_()
     graph.replay()
     assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("page_size", [16, 128])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(16, 8, 128), (4, 1, 64)])
+def test_the_prefill_kernel_matches_at_real_shapes(heads, kv_heads, dim, page_size):
+    lengths, counts = [700, 0, 1300, 64], [300, 0, 1300, 1]
+    cache = Cache(lengths, kv_heads, dim, page_size, torch.bfloat16, "cuda")
+    q, ends, o = prefill(cache, counts, heads, torch.bfloat16)
+    arguments = (x.double() for x in (q, cache.k_pages, cache.v_pages))
+    rows = {"cu_seqlens": ends, "max_seqlen": 1300, "impl": "reference"}
+    assert_kernel_close(o, paged_attention(*arguments, *cache.where(), **rows))
+    pages = cache.k_pages, cache.v_pages
+    table, lens = cache.page_table[2:3], torch.tensor([900], dtype=torch.int32, device="cuda")
+    rows = {"cu_seqlens": torch.tensor([0, 500], dtype=torch.int32, device="cuda")}
+    chunk = paged_attention(q[700:1200], *pages, table, lens, **rows, max_seqlen=500)
+    assert torch.equal(chunk, o[700:1200]), "a chunk of a prompt has the bits of the whole"
+
+
+@pytest.mark.gpu
+def test_a_row_has_the_same_bits_alone_and_under_a_wide_table():
+    cache = Cache([700, 3000, 17, 20_000], 8, 128, 128, torch.bfloat16, "cuda")
+    q = torch.randn(4, 16, 128, device="cuda").to(torch.bfloat16)
+    pages = cache.k_pages, cache.v_pages
+    together = paged_attention(q, *pages, *cache.where())
+    wide = torch.nn.functional.pad(cache.page_table, (0, 512))
+    assert torch.equal(paged_attention(q, *pages, wide, cache.seq_lens), together)
+    for row in range(4):
+        width = -(-int(cache.seq_lens[row]) // 128)
+        table, lens = cache.page_table[row : row + 1, :width], cache.seq_lens[row : row + 1]
+        alone = paged_attention(q[row : row + 1], *pages, table, lens)
+        assert torch.equal(alone, together[row : row + 1])

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from nanorlhf.nanokernels import rope, rope_table
-from nanorlhf.nanokernels.testing import assert_kernel_close
+from nanorlhf.nanokernels.testing import assert_kernel_close, check_operator
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
@@ -70,6 +70,24 @@ def test_a_slice_of_a_fused_projection_is_read_in_place(kernel_device):
     x = torch.randn(5, 6, 16, device=kernel_device)[:, 2:5]
     table = rope_table(torch.arange(5, device=kernel_device), head_dim=16, theta=1e4)
     torch.testing.assert_close(rope(x, *table, impl="triton"), rope(x, *table, impl="reference"))
+
+
+def test_the_operator_keeps_its_word(kernel_device):
+    table = rope_table(torch.arange(3, device=kernel_device), head_dim=8, theta=1e4)
+    x = torch.randn(3, 2, 8, device=kernel_device, requires_grad=True)
+    check_operator(torch.ops.nanokernels.rope.default, x, *table, 1)
+
+
+def test_it_compiles_into_one_graph(kernel_device):
+    x = torch.randn(5, 2, 8, device=kernel_device, requires_grad=True)
+    table = rope_table(torch.arange(5, device=kernel_device), head_dim=8, theta=1e4)
+
+    def run(impl):
+        return rope(x, *table, impl=impl).sin().sum()
+
+    compiled = torch.compile(run, fullgraph=True, backend="aot_eager")
+    (dx,) = torch.autograd.grad(compiled("triton"), x)
+    torch.testing.assert_close(dx, *torch.autograd.grad(run("reference"), x))
 
 
 def test_a_table_of_other_positions_is_an_error():

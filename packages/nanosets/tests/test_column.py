@@ -95,3 +95,39 @@ def test_numpy_takes_flat_columns_without_nulls():
         other["n"].numpy()
     with pytest.raises(TypeError, match="a column of utf8 is no array of numbers"):
         other["s"].numpy()
+
+
+def test_blocks_are_views_of_the_chunks_in_order(tmp_path):
+    ds = Dataset.from_dict({"n": np.arange(10, dtype=np.int32)})
+    ds.save_to_disk(tmp_path / "a.nano", chunk_rows=4)
+    column = load_dataset(tmp_path / "a.nano")["n"]
+    blocks = list(column.blocks(3))
+    assert [block.values.tolist() for block in blocks] == [[0, 1, 2], [3], [4, 5, 6], [7], [8, 9]]
+    assert not any(block.values.flags.owndata for block in blocks)
+    assert [b.pylist() for b in column.select(np.array([9, 0, 5])).blocks(2)] == [[9, 0], [5]]
+    assert list(Dataset.from_dict({"n": []})["n"].blocks(2)) == []
+    with pytest.raises(ValueError, match="max_rows=0 is not positive; use 1 or more"):
+        next(column.blocks(0))
+
+
+@pytest.mark.parametrize("rows", [slice(None), slice(1, 4), slice(3, 1), slice(None, None, 2)])
+def test_slices_read_without_numbering_rows_are_the_same(rows, tmp_path):
+    lists = [[1], None, [], [2, 3], [4]]
+    numbers = [5, 6, 7, 8, 9]
+    ds = Dataset.from_dict({"t": lists, "n": numbers})
+    ds.save_to_disk(tmp_path / "a.nano", chunk_rows=2)
+    disk = load_dataset(tmp_path / "a.nano")
+    for found in (ds, disk, concatenate_datasets([disk, ds]).select(range(5))):
+        assert found["t"].lengths(rows).tolist() == [len(v or ()) for v in lists[rows]]
+        assert found["n"].numpy(rows).tolist() == numbers[rows]
+    both = concatenate_datasets([disk, ds])
+    assert both["n"].numpy(slice(3, 8)).tolist() == [8, 9, 5, 6, 7]
+    assert both["t"].lengths(slice(3, 8)).tolist() == [2, 1, 1, 0, 0]
+
+
+def test_numbers_of_a_column_belong_to_the_caller(tmp_path):
+    ds = Dataset.from_dict({"n": np.arange(4)})
+    ds.save_to_disk(tmp_path / "a.nano")
+    for found in (ds, load_dataset(tmp_path / "a.nano")):
+        found["n"].numpy()[:] = 7
+        assert found["n"][:] == [0, 1, 2, 3]

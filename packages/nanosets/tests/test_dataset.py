@@ -142,10 +142,10 @@ def test_saving_a_few_rows_of_many_writes_only_those(tmp_path):
 
 
 def test_rows_larger_than_a_save_block_are_written_one_by_one(tmp_path, monkeypatch):
-    monkeypatch.setattr("nanorlhf.nanosets.dataset.SAVE_BYTES", 100)
+    monkeypatch.setattr("nanorlhf.nanosets.export.GATHER_BYTES", 100)
     ds = Dataset.from_dict({"t": [[i] * 50 for i in range(300)]}).shuffle(seed=0)
     ds.save_to_disk(tmp_path / "a.nano")
-    assert load_from_disk(tmp_path / "a.nano").to_dict()["t"][7].tolist() == ds[7]["t"].tolist()
+    assert load_from_disk(tmp_path / "a.nano").to_dict()["t"][7] == ds[7]["t"].tolist()
 
 
 def test_a_path_may_be_relative_and_its_folder_missing(tmp_path, monkeypatch, letters):

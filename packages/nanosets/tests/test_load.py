@@ -1,8 +1,16 @@
 import json
 
+import pyarrow as pa
 import pytest
 
-from nanorlhf.nanosets import Dataset, SchemaError, concatenate_datasets, load_dataset
+from nanorlhf.nanosets import (
+    Dataset,
+    DatasetDict,
+    SchemaError,
+    concatenate_datasets,
+    load_dataset,
+    load_from_disk,
+)
 
 
 @pytest.fixture
@@ -33,8 +41,8 @@ def test_a_file_whose_name_looks_like_a_pattern_is_that_file(folder):
     [
         ("none.nano", FileNotFoundError, "names no file; check the path or pattern"),
         ("*.csv", FileNotFoundError, "names no file"),
-        ("empty", FileNotFoundError, r"holds no \.nano file; name a file"),
-        ("a.txt", ValueError, r"ends in none of \.nano, \.jsonl, \.json; rename or convert it"),
+        ("empty", FileNotFoundError, r"holds no file of \.nano, .*; name a file"),
+        ("a.txt", ValueError, r"ends in none of \.nano, \.jsonl, .*; rename or convert it"),
     ],
 )
 def test_what_is_not_there_is_refused(name, error, message, tmp_path):
@@ -67,3 +75,66 @@ def test_concatenation_copies_nothing_and_shares_row_numbers(folder):
     both = concatenate_datasets([ds.shuffle(seed=0), ds])
     assert both.columns["a"].parts == (*ds.columns["a"].parts, *ds.columns["a"].parts)
     assert both.columns["a"].rows is both.columns["b"].rows
+
+
+def test_a_directory_loads_one_kind_of_file(tmp_path):
+    (tmp_path / "b.csv").write_text("a\n2\n")
+    (tmp_path / "a.csv").write_text("a\n1\n")
+    (tmp_path / "a.parquet").write_bytes(b"not read")
+    assert load_dataset(tmp_path)["a"][:] == [1, 2]
+
+
+def test_every_way_to_read_gives_the_same_rows(folder):
+    for io in ("mmap", "pread", "ram"):
+        assert load_dataset(folder / "*.nano", io=io)["a"][:] == [3, 1, 2]
+        assert load_from_disk(folder / "part-1.nano", io=io)["a"][:] == [1, 2]
+    with pytest.raises(ValueError, match="io='disk' is none of mmap, pread, ram"):
+        load_dataset(folder / "part-1.nano", io="disk")
+
+
+def test_splits_are_loaded_by_name(folder):
+    paths = {"train": [folder / "part-0.nano", folder / "d.json"], "test": folder / "c.jsonl"}
+    splits = load_dataset(paths, features={"a": "int8"})
+    assert isinstance(splits, DatasetDict)
+    assert {name: ds["a"][:] for name, ds in splits.items()} == {"train": [3, 5, 6], "test": [4]}
+    assert str(splits["test"].schema["a"]) == "int8"
+    assert load_dataset(paths, split="test")["a"][:] == [4]
+
+
+@pytest.mark.parametrize(
+    ("split", "rows"),
+    [
+        ("train", range(10)),
+        ("train[:3]", range(3)),
+        ("train[7:]", range(7, 10)),
+        ("train[-2:]", range(8, 10)),
+        ("train[10%:50%]", range(1, 5)),
+        ("train[:-90%]", range(1)),
+        ("train[:]", range(10)),
+        ("train[20:30]", range(0)),
+    ],
+)
+def test_some_rows_of_a_split_are_loaded(split, rows, tmp_path):
+    Dataset.from_dict({"a": range(10)}).save_to_disk(tmp_path / "a.nano")
+    assert load_dataset(tmp_path / "a.nano", split=split)["a"][:] == list(rows)
+
+
+@pytest.mark.parametrize("split", ["test", "train[", "train[1]", "train[a:]", ""])
+def test_a_split_that_is_not_there_is_refused(split, folder):
+    with pytest.raises(ValueError, match=r"is none of \['train'\]; write e.g. train\[:100\]"):
+        load_dataset(folder / "part-0.nano", split=split)
+
+
+def test_a_directory_of_saved_splits_is_named_as_such(tmp_path):
+    ds = Dataset.from_dict({"a": range(8)})
+    ds.train_test_split(2).save_to_disk(tmp_path / "splits")
+    with pytest.raises(IsADirectoryError, match=r"holds saved splits; use DatasetDict.load_from"):
+        load_dataset(tmp_path / "splits")
+
+
+def test_a_table_of_another_library_is_loaded_without_a_copy():
+    table = pa.table({"a": pa.array([1, 2, 3])})
+    ds = load_dataset(table, split="train[1:]")
+    assert ds["a"][:] == [2, 3]
+    assert ds["a"].parts[0].array.values.ctypes.data == table["a"].chunk(0).buffers()[1].address
+    assert str(load_dataset(table, features={"a": "int8"}).schema["a"]) == "int8"

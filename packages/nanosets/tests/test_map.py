@@ -121,3 +121,120 @@ def test_filter_keeps_the_true_rows_in_order(ds, batch_size):
 def test_filter_wants_one_answer_for_each_row(ds):
     with pytest.raises(ValueError, match="the function gave 1 answers for 10 rows; give one each"):
         ds.filter(lambda batch: [True], batched=True)
+
+
+def test_functions_get_plain_lists_that_can_be_joined(ds):
+    found = ds.map(lambda row: {"u": row["t"] + row["t"]})
+    assert [u.tolist() for u in found["u"]] == [2 * t.tolist() for t in ds["t"]]
+    assert ds.filter(lambda batch: [t == [1] for t in batch["t"]], batched=True)["i"][:] == [
+        i for i in ds["i"] if i == 1
+    ]
+
+
+def test_only_the_columns_asked_for_are_read(ds):
+    def look(batch):
+        assert list(batch) == ["i", "t"]
+        assert "t" in batch
+        assert len(batch) == 2
+        assert batch.read == {}
+        assert batch["i"]
+        assert list(batch.read) == ["i"]
+        return {}
+
+    ds.map(look, batched=True)
+    ds.map(lambda row: {"read": list(row.batch.read)})
+
+
+def test_a_function_may_return_what_it_got_with_changes(ds):
+    def row_changed(row):
+        row["n"] = len(row["t"])
+        return row
+
+    def batch_changed(batch):
+        batch["n"] = [len(t) for t in batch["t"]]
+        return batch
+
+    want = [{**row, "n": len(row["t"])} for row in ds.to_list()]
+    assert ds.map(row_changed, batch_size=3).to_list() == want
+    found = ds.map(batch_changed, batched=True, batch_size=3)
+    assert found.to_list() == want
+    assert found.schema["t"] == ds.schema["t"]
+    dropped = ds.map(batch_changed, batched=True, remove_columns="t")
+    assert dropped.column_names == ["i", "n"]
+
+
+def test_columns_that_some_batches_never_looked_at_are_whole(ds):
+    def sometimes(row, at):
+        if at >= 6:
+            row["t"] = [at]
+        return row
+
+    found = ds.map(sometimes, with_indices=True, batch_size=2).to_list()
+    assert found == [
+        {"i": row["i"], "t": row["t"] if at < 6 else [at]} for at, row in enumerate(ds.to_list())
+    ]
+
+
+def test_a_column_cannot_be_deleted_from_within(ds):
+    def delete(batch):
+        del batch["t"]
+
+    message = "column 't' cannot be deleted from within; name it in remove_columns"
+    for batched in (True, False):
+        with pytest.raises(TypeError, match=message):
+            ds.map(delete, batched=batched)
+
+    def twice(row):
+        row["n"] = 1
+        assert repr(row) == repr({**row})
+        del row["n"]
+        return row
+
+    assert ds.map(twice).column_names == ["i", "t"]
+
+
+def test_a_pair_of_arrays_is_values_and_offsets(ds):
+    def pair(batch):
+        lengths = [len(t) for t in batch["t"]]
+        return {
+            "u": (
+                np.concatenate([np.array(t, np.int32) for t in batch["t"]]),
+                np.cumsum([0, *lengths]),
+            )
+        }
+
+    found = ds.map(pair, batched=True, batch_size=4)
+    assert [u.tolist() for u in found["u"]] == [t.tolist() for t in ds["t"]]
+    assert str(found.schema["u"]) == "list<int32>"
+    for offsets in ([0, 1], [1, 2], [0, 3, 2]):
+        with pytest.raises(SchemaError, match="offsets run from 0 up to the 2 values"):
+            ds.map(lambda batch, o=offsets: {"u": (np.zeros(2), np.array(o))}, batched=True)
+    with pytest.raises(SchemaError, match="a pair of arrays is"):
+        ds.map(lambda batch: {"u": (np.zeros(2), np.zeros(2))}, batched=True)
+
+
+def test_a_filter_takes_a_mask(ds):
+    lengths = ds["t"].lengths()
+    assert ds.filter(lengths > 1)["i"][:] == [i for i in ds["i"] if i % 3 > 1]
+    assert ds.filter([i == 4 for i in ds["i"]])["i"][:] == [4]
+    with pytest.raises(ValueError, match="a mask is 10 bools, one a row, not int64"):
+        ds.filter(lengths)
+    with pytest.raises(ValueError, match=r"a mask is 10 bools, one a row, not bool \[3\]"):
+        ds.filter(np.zeros(3, bool))
+
+
+def test_a_function_returns_columns_for_all_rows_or_none(ds, tmp_path):
+    def sometimes(batch):
+        return None if 0 in batch["i"] else {"n": batch["i"]}
+
+    with pytest.raises(ValueError, match="the function returned None for some rows only"):
+        ds.map(sometimes, batched=True, batch_size=2)
+
+
+def test_an_empty_dataset_gets_the_columns_asked_for(tmp_path):
+    empty = Dataset.from_list([], features={"t": "list<int8>"})
+    features = {"t": "list<int8>", "n": "int32"}
+    found = empty.map(lambda row: {"n": 1}, features=features)
+    assert found.column_names == ["t", "n"]
+    empty.map(lambda row: {"n": 1}, features=features, output=tmp_path / "a.nano", num_proc=4)
+    assert load_dataset(tmp_path / "a.nano").schema == found.schema

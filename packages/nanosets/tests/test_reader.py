@@ -33,22 +33,20 @@ def test_flipped_bytes_are_right_or_refused(small_file, rows, plain, tmp_path):
     draw = random.Random(0)
     mutant = tmp_path / "mutant.nano"
     refused = 0
-    for _ in range(1000):
+    for _ in range(300):
         at = draw.randrange(len(data))
         flipped = bytearray(data)
         flipped[at] ^= draw.randrange(1, 256)
         mutant.write_bytes(flipped)
         refused += is_right_or_corrupt(mutant, want, plain)
-    assert refused > 300  # what remains is padding
+    assert refused > 90  # what remains is padding
 
 
-def test_every_byte_of_the_header_trailer_and_footer_may_be_flipped(
-    small_file, rows, plain, tmp_path
-):
+def test_bytes_of_the_header_trailer_and_footer_may_be_flipped(small_file, rows, plain, tmp_path):
     data, want = small_file.read_bytes(), plain(rows)
     mutant = tmp_path / "mutant.nano"
     footer = struct.unpack_from("<Q", data, len(data) - TRAILER.size)[0]
-    for at in [*range(64), *range(footer, len(data))]:
+    for at in [*range(64), *range(footer, len(data) - 64, 5), *range(len(data) - 64, len(data))]:
         flipped = bytearray(data)
         flipped[at] ^= 0x41
         mutant.write_bytes(flipped)
@@ -111,6 +109,7 @@ def put(at, value):
         (put(0, 5), "chunks do not add up to 9 rows"),
         (put(0, -4), "chunks do not add up"),
         (put(0, 2**62), "chunks do not add up"),
+        (put(2, 8), "an absent buffer has a size"),
         (put(4, 65), "offset is not a multiple of 64"),
         (put(4, -64), "offset is not a multiple of 64"),
         (put(4, 0), "starts outside the data"),
@@ -149,8 +148,12 @@ def test_overlapping_buffers_are_refused(small_file):
         ("schema", [{"name": "a", "type": "int8"}] * 2, "not distinct strings"),
         ("schema", None, "footer: "),
         ("directory", [1], "footer: "),
-        ("checksum", "md5", "this reader knows crc32 without compression"),
-        ("compression", "zstd", "this reader knows crc32 without compression"),
+        ("checksum", "md5", "this reader knows crc32, xxh3_64, without compression or with zstd"),
+        ("compression", "lz4", "this reader knows crc32, xxh3_64, without compression or with"),
+        ("compression", "zstd", "do not fit"),
+        ("dictionaries", [{"rows": 1, "slots": []}], "do not fit"),
+        ("dictionaries", [{"rows": -1, "slots": []}], "is no count"),
+        ("dictionaries", 5, "footer: "),
     ],
 )
 def test_a_forged_footer_is_refused(key, value, message, small_file):
@@ -236,7 +239,8 @@ def test_an_unfinished_file_and_another_kind_of_file_are_told_apart(small_file):
 
 def test_buffers_lie_at_multiples_of_64_and_the_footer_is_canonical(small_file):
     file = File(small_file)
-    assert (file._slots[..., 0][file._slots[..., 0] >= 0] % 64 == 0).all()
+    offsets = file._directory.slots[..., 0]
+    assert (offsets[offsets >= 0] % 64 == 0).all()
     assert os.path.getsize(small_file) % 64 == 0
     again = small_file.with_name("again.nano")
     load_dataset(small_file).save_to_disk(again, chunk_rows=4)

@@ -6,12 +6,19 @@ from hypothesis import strategies as st
 
 from nanorlhf.nanosets import Schema, SchemaError
 from nanorlhf.nanosets.types import (
+    Binary,
     Bool,
+    Date,
+    Dictionary,
     Field,
+    FixedList,
+    LargeList,
     List,
     Null,
     Number,
     Struct,
+    Tensor,
+    Timestamp,
     Utf8,
     depth_of,
     parse,
@@ -19,11 +26,22 @@ from nanorlhf.nanosets.types import (
     unify_all,
 )
 
-LEAVES = st.sampled_from([Bool(), Utf8(), Null(), Number("int8"), Number("float32")])
+FLAT = st.sampled_from(
+    [
+        *(Bool(), Utf8(), Binary(), Date(), Number("int8"), Number("bfloat16")),
+        *(Timestamp("s"), Timestamp("ns", "America/Argentina/Buenos_Aires")),
+        Timestamp("us", "-03:30"),
+    ]
+)
+ITEMS = st.sampled_from([Bool(), Number("float32"), Number("bfloat16")])
+SHAPES = st.lists(st.integers(0, 70), min_size=1, max_size=3).map(tuple)
+LEAVES = FLAT | st.just(Null()) | FLAT.map(Dictionary) | st.builds(Tensor, ITEMS, SHAPES)
 TYPES = st.recursive(
     LEAVES,
     lambda inner: (
         inner.map(List)
+        | inner.map(LargeList)
+        | st.builds(FixedList, inner, st.integers(0, 2**31 - 1))
         | st.dictionaries(st.text(max_size=5), inner, max_size=3).map(
             lambda fields: Struct(tuple(Field(n, t) for n, t in fields.items()))
         )
@@ -57,6 +75,20 @@ def test_any_field_name_survives(name):
         ('struct<"a: int8>', "expected a closed quote"),
         ("struct<a: int8, a: int8>", "'a': the name stands twice"),
         ("list<" * 40 + "int8" + ">" * 40, "expected at most 32 levels of nesting"),
+        ("fixed_list<" * 40 + "int8" + ", 1>" * 40, "expected at most 32 levels of nesting"),
+        ("fixed_list<int8>", "expected ',' at character 15"),
+        ("fixed_list<int8, -1>", "expected a number up to 2147483647 at character 17"),
+        ("fixed_list<int8, 2147483648>", "expected a number up to 2147483647"),
+        ("fixed_list<int8, 1x>", "expected a number up to"),
+        ("tensor<float32>", "'()': no shape"),
+        ("tensor<float32, 65536, 65536>", "no shape; use sizes of product <= 2147483647"),
+        ("tensor<utf8, 2>", "'utf8': no item of a tensor; use a number type or bool"),
+        ("timestamp", "expected '['"),
+        ("timestamp[m]", "expected one of s, ms, us, ns at character 10"),
+        ("timestamp[us, ]", "expected a time zone"),
+        ("timestamp[us, a b]", "expected ']'"),
+        ("dictionary<list<int8>>", "no value of a dictionary; use a flat type"),
+        ("dictionary<dictionary<utf8>>", "no value of a dictionary"),
     ],
 )
 def test_what_is_no_type_is_refused_with_its_place(text, message):
@@ -80,6 +112,18 @@ def test_a_number_type_has_one_of_the_known_names():
         ("int8", "float16", "float16"),
         ("list<null>", "list<utf8>", "list<utf8>"),
         ("struct<a: int8>", "struct<b: utf8, a: int16>", "struct<a: int16, b: utf8>"),
+        ("bfloat16", "float16", "float32"),
+        ("bfloat16", "float64", "float64"),
+        ("bfloat16", "int64", "float64"),
+        ("timestamp[s]", "timestamp[ns]", "timestamp[ns]"),
+        ("timestamp[s, UTC]", "timestamp[ms, Asia/Tokyo]", "timestamp[ms, UTC]"),
+        ("list<int8>", "large_list<int16>", "large_list<int16>"),
+        ("list<int8>", "fixed_list<int16, 3>", "list<int16>"),
+        ("fixed_list<int8, 3>", "fixed_list<int16, 3>", "fixed_list<int16, 3>"),
+        ("fixed_list<int8, 3>", "fixed_list<int8, 2>", "list<int8>"),
+        ("tensor<int8, 2, 1>", "tensor<float32, 2, 1>", "tensor<float32, 2, 1>"),
+        ("dictionary<utf8>", "utf8", "dictionary<utf8>"),
+        ("dictionary<int8>", "dictionary<int32>", "dictionary<int32>"),
     ],
 )
 def test_two_types_unify_both_ways_round(a, b, both):
@@ -93,6 +137,13 @@ def test_two_types_unify_both_ways_round(a, b, both):
     [
         ("int64", "uint64", "''"),
         ("bool", "int8", "''"),
+        ("utf8", "binary", "''"),
+        ("date32", "timestamp[s]", "''"),
+        ("timestamp[s]", "timestamp[s, UTC]", "''"),
+        ("tensor<int8, 2>", "tensor<int8, 1, 2>", "''"),
+        ("tensor<int8, 2>", "list<int8>", "''"),
+        ("dictionary<utf8>", "int8", "''"),
+        ("dictionary<utf8>", "list<utf8>", "''"),
         ("list<int8>", "list<utf8>", "'[]'"),
         ("struct<a: list<bool>>", "struct<a: list<utf8>>", "'a[]'"),
     ],
@@ -109,11 +160,8 @@ def test_unify_all_keeps_the_order_of_first_sight():
 
 
 def test_depth_counts_lists_and_structs():
-    assert [depth_of(parse(t)) for t in ("int8", "struct<>", "list<list<struct<a: utf8>>>")] == [
-        0,
-        1,
-        3,
-    ]
+    types = ("int8", "struct<>", "list<list<struct<a: utf8>>>", "tensor<int8, 2, 2>")
+    assert [depth_of(parse(t)) for t in types] == [0, 1, 3, 1]
 
 
 def test_a_schema_is_a_mapping_that_compares_and_pickles():

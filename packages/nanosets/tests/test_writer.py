@@ -1,3 +1,4 @@
+import fcntl
 import os
 import signal
 import subprocess
@@ -33,6 +34,66 @@ def test_a_writer_that_is_killed_leaves_the_old_file(moment, tmp_path):
     assert path.read_bytes() == before
     Dataset.from_dict({"id": [4]}).save_to_disk(path)
     assert load_dataset(path).to_dict() == {"id": [4]}
+    assert os.listdir(tmp_path) == ["a.nano"]
+
+
+def test_leftovers_of_dead_writers_go_and_those_of_live_ones_stay(tmp_path):
+    path = tmp_path / "a.nano"
+    dead = (
+        subprocess.run(
+            [sys.executable, "-c", "import os; print(os.getpid())"],
+            capture_output=True,
+            check=True,
+            timeout=60,
+        )
+        .stdout.decode()
+        .strip()
+    )
+    names = [f"a.nano.tmp.{dead}.00", f"b.nano.tmp.{dead}.00", "a.nano.tmp.old", "a.nano.tmp.x.y"]
+    for name in names:
+        (tmp_path / name).write_bytes(b"left over")
+    locked = tmp_path / f"a.nano.tmp.{dead}.01"
+    with Writer(path) as live, locked.open("wb") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)  # as a writer on another machine would hold it
+        live.write({"id": 1})
+        with Writer(path) as other:
+            other.write({"id": 2})
+        assert sorted(os.listdir(tmp_path)) == sorted(
+            [
+                "a.nano",
+                locked.name,
+                *names[1:],
+                *(name for name in os.listdir(tmp_path) if f".tmp.{os.getpid()}." in name),
+            ]
+        )
+    assert load_dataset(path).to_dict() == {"id": [1]}
+
+
+def test_many_small_batches_become_chunks_in_linear_time(tmp_path):
+    with Writer(tmp_path / "a.nano", chunk_rows=5000) as writer:
+        for i in range(4000):
+            writer.write_batch({"id": [i]})
+    assert load_dataset(tmp_path / "a.nano")["id"].numpy().tolist() == list(range(4000))
+
+
+def test_an_offset_that_int32_does_not_hold_is_refused():
+    from nanorlhf.nanosets.arrays import Nulls
+    from nanorlhf.nanosets.nested import lists
+
+    array = lists(np.array([0, 2**31]), Nulls(2**31))
+    with pytest.raises(SchemaError, match="holds 2147483648 elements in one chunk; ask for large"):
+        list(array.buffers())
+
+
+def test_a_writer_takes_what_speaks_arrow(tmp_path):
+    pa = pytest.importorskip("pyarrow")
+    with Writer(tmp_path / "a.nano") as writer:
+        writer.write_arrow(pa.table({"id": [1, 2], "s": ["a", None]}))
+        writer.write({"id": 3})
+    assert load_dataset(tmp_path / "a.nano", verify=True).to_dict() == {
+        "id": [1, 2, 3],
+        "s": ["a", None, None],
+    }
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_no_other(tmp_path):

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource
 
 from .dispatch import Kernel, is_interpreting
 
@@ -109,7 +110,8 @@ def compile_kernel(
         for index, name in enumerate(names)
         if types[name].startswith("*") or name.startswith("stride_")
     ]
-    source = ASTSource(
+    gluon = kernel.is_gluon()  # type: ignore[attr-defined]
+    source = (GluonASTSource if gluon else ASTSource)(
         fn=kernel,
         signature=types,
         constexprs={(names.index(name),): value for name, value in constants.items()},

@@ -29,6 +29,7 @@ __all__ = [
     "accumulator",
     "allow_scratch",
     "cdiv",
+    "descriptor",
     "is_interpreting",
     "jit",
     "jit_varying",
@@ -117,6 +118,17 @@ def launch(
     with torch.cuda.device_of(x):  # type: ignore[no-untyped-call]
         # Said aloud because Triton 3.10 turns it off by default.
         kernel[grid](x, *args, enable_fp_fusion=True, **constants)
+
+
+def descriptor(x: Tensor, shape: list[int], strides: list[int], block: list[int]) -> object:
+    """Return a tensor descriptor of the memory that ``x`` begins, made on the host.
+
+    Shape and strides (in elements) may be others than ``x``'s own; what a kernel reads outside of
+    them is 0. The base and all strides but the last, which is 1, are multiples of 16 bytes.
+    """
+    from triton.tools.tensor_descriptor import TensorDescriptor
+
+    return TensorDescriptor(x, shape, strides, block)
 
 
 def allow_scratch(x: Tensor) -> None:

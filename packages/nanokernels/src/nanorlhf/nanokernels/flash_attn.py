@@ -113,8 +113,10 @@ def flash_attn_varlen_func(
 
 def _refuse(**options: object) -> None:
     for name, value in options.items():
-        if value is not None and value != 0.0:
-            raise ValueError(f"{name}={value!r} is not supported here; leave it out")
+        if isinstance(value, Tensor):
+            value = f"{value.dtype}{tuple(value.shape)}"
+        if value:
+            raise ValueError(f"{name}={value} is not supported here; leave it out")
 
 
 def _window(size: tuple[int, int], *, causal: bool) -> int | None:

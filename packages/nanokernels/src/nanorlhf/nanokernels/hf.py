@@ -80,7 +80,7 @@ def attend(
     if dropout:
         raise ValueError(f"dropout={dropout} is not supported; set attention_dropout=0")
     causal = bool(getattr(module, "is_causal", True)) if is_causal is None else is_causal
-    options = {"causal": causal, "window": sliding_window, "scale": scaling}
+    options: dict[str, Any] = {"causal": causal, "window": sliding_window, "scale": scaling}
     q, k, v = (x.transpose(1, 2) for x in (query, key, value))
     if attention_mask is not None:
         return _attend_padded(q, k, v, attention_mask, options), None

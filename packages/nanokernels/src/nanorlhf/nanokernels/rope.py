@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .dispatch import Impl, jit, launch, next_power_of_2, tl, use_triton
+from .registration import register
 
 
 class RopeTable(NamedTuple):
@@ -93,7 +93,7 @@ def _rotate_kernel(
     tl.store(y + HALF, (high * cos + low * sin).to(y_ptr.dtype.element_ty), mask=inside)
 
 
-def _launch(x: Tensor, cos: Tensor, sin: Tensor, *, sign: int) -> Tensor:
+def _launch(x: Tensor, cos: Tensor, sin: Tensor, sign: int) -> Tensor:
     """Rotate by the table's angles, or back with ``sign=-1``."""
     tokens, heads, dim = x.shape
     if x.stride(2) != 1:
@@ -119,18 +119,27 @@ def _launch(x: Tensor, cos: Tensor, sin: Tensor, *, sign: int) -> Tensor:
     return y
 
 
-class _Rope(torch.autograd.Function):
-    """The rotation and its inverse."""
+def _fake(x: Tensor, _cos: Tensor, _sin: Tensor, _sign: int) -> Tensor:
+    return x.new_empty(x.shape)
 
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:  # noqa: ANN401 - no type
-        ctx.save_for_backward(cos, sin)
-        return _launch(x, cos, sin, sign=1)
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None]:  # noqa: ANN401
-        return _launch(dy, *ctx.saved_tensors, sign=-1), None, None
+# Autograd's context has no type.
+def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:  # noqa: ANN401
+    ctx.save_for_backward(*inputs[1:3])
+    ctx.sign = inputs[3]
+
+
+def _backward(ctx: Any, dy: Tensor) -> tuple[Tensor, None, None, None]:  # noqa: ANN401
+    return _op(dy, *ctx.saved_tensors, -ctx.sign), None, None, None
+
+
+_op = register(
+    "rope(Tensor x, Tensor cos, Tensor sin, int sign) -> Tensor",
+    _launch,
+    fake=_fake,
+    backward=_backward,
+    save=_save,
+)
 
 
 def rope(x_THD: Tensor, cos: Tensor, sin: Tensor, *, impl: Impl = "auto") -> Tensor:
@@ -162,5 +171,5 @@ def rope(x_THD: Tensor, cos: Tensor, sin: Tensor, *, impl: Impl = "auto") -> Ten
         )
     if not use_triton(impl, x_THD):
         return reference(x_THD, cos, sin)
-    y: Tensor = _Rope.apply(x_THD, cos.contiguous(), sin.contiguous())
+    y: Tensor = _op(x_THD, cos.contiguous(), sin.contiguous(), 1)
     return y

@@ -152,13 +152,15 @@ def _launch_backward(
 
 
 def _fused_forward(gate_up: Tensor) -> Tensor:
-    return _launch_forward(*gate_up.chunk(2, dim=-1))
+    gate, up = gate_up.chunk(2, dim=-1)
+    return _launch_forward(gate, up)
 
 
 def _fused_backward(gate_up: Tensor, dy: Tensor) -> Tensor:
     grad = torch.empty(gate_up.shape, dtype=gate_up.dtype, device=gate_up.device)
+    gate, up = gate_up.chunk(2, dim=-1)
     d_gate, d_up = grad.view(-1, grad.shape[-1]).chunk(2, dim=-1)
-    _launch_backward(*gate_up.chunk(2, dim=-1), dy, (d_gate, d_up))
+    _launch_backward(gate, up, dy, (d_gate, d_up))
     return grad
 
 
@@ -258,7 +260,8 @@ def tunables() -> "Iterator[Tunable]":
     ]
 
     def prepare() -> Callable[[Config], Tensor]:
-        x = torch.randn(16384, 6144, device="cuda", dtype=torch.bfloat16)
-        return lambda config: _launch_forward(*x.chunk(2, dim=-1), config)
+        gate_up = torch.randn(16384, 6144, device="cuda", dtype=torch.bfloat16)
+        gate, up = gate_up.chunk(2, dim=-1)
+        return lambda config: _launch_forward(gate, up, config)
 
     yield Tunable("swiglu", "any", candidates, prepare)

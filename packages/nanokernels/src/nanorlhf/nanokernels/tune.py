@@ -18,7 +18,19 @@ from torch import Tensor
 
 from .configs import Config, table
 
-MODULES = ("swiglu",)
+MODULES = (
+    "adamw",
+    "attention.backward",
+    "attention.forward",
+    "attention.paged",
+    "matmul",
+    "qk_norm_rope",
+    "qk_norm_rope_store",
+    "rms_norm",
+    "swiglu",
+    "token_share",
+    "vocab_tiles",
+)
 TOLERANCE = 2e-2
 WARMUP_MS, REPEAT_MS = 20, 80
 

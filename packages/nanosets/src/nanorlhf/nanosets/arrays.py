@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from .bits import ZERO, Bits, Chunk, Mask
 from .gather import Ints, expand, packed
-from .types import Bool, DType, Null, Number
+from .types import Bool, Date, DType, Null, Number, Timestamp
 
 Buffer = NDArray[Any] | None
 
@@ -45,7 +45,11 @@ class Array(ABC):
 
     @abstractmethod
     def window(self, chunk: int, start: int, stop: int) -> "Array":
-        """Return elements ``start .. stop`` of a chunk as a compact array, without a copy."""
+        """Return elements ``start .. stop`` of a chunk as a compact array, without a copy.
+
+        The ``buffers`` of a whole chunk's window are views of what the chunk lies in, a file's
+        offsets and bits included; those of a part of a chunk copy offsets and bits.
+        """
 
     @abstractmethod
     def item(self, chunk: int, local: int) -> Any:  # noqa: ANN401 - a value of any column type
@@ -75,6 +79,10 @@ class Array(ABC):
         edges = np.cumsum(stops - starts).tolist()
         return [flat[a:b] for a, b in zip([0, *edges], edges, strict=False)]
 
+    def _run_each(self, chunk: Chunk, starts: Ints, stops: Ints) -> list[Any]:
+        chunks = np.broadcast_to(np.asarray(chunk), starts.shape).tolist()
+        return list(map(self.run, chunks, starts.tolist(), stops.tolist()))
+
     def pylist(self) -> list[Any]:
         """Return the elements of a one-chunk array as Python values."""
         return self.rows(0, np.arange(self.length))
@@ -102,8 +110,7 @@ class Array(ABC):
         return None if self.valid is None else self.valid.run(0, 0, self.length)
 
     def _valid_buffer(self) -> Buffer:
-        mask = self.validity()
-        return None if mask is None or mask.all() else np.packbits(mask, bitorder="little")
+        return None if self.valid is None else self.valid.buffer_unless_all(self.length)
 
     def _valid_window(self, chunk: int, start: int) -> Bits | None:
         return None if self.valid is None else self.valid.window(chunk, start)
@@ -150,15 +157,19 @@ class Nulls(Array):
 
 
 class Numbers(Array):
-    """Integers or floats: ``values[base[c] + l]``."""
+    """Integers or floats: ``values[base[c] + l]``.
+
+    Subclasses hold what is stored as a number and is none, and say what it is in ``python`` and
+    ``as_numpy``.
+    """
 
     __slots__ = ("base", "starts", "values")
 
-    dtype: Number
+    dtype: Number | Date | Timestamp
 
     def __init__(
         self,
-        dtype: Number,
+        dtype: Number | Date | Timestamp,
         values: NDArray[Any],
         *,
         length: int | None = None,
@@ -174,23 +185,32 @@ class Numbers(Array):
         self.base = base
         self.starts: list[int] = base.tolist()
 
+    def python(self, values: NDArray[Any]) -> list[Any]:
+        """Return stored values as Python values."""
+        found: list[Any] = values.tolist()
+        return found
+
+    def as_numpy(self, values: NDArray[Any]) -> NDArray[Any]:
+        """Return stored values as numpy has them; the same array where it can."""
+        return values
+
     def take(self, chunk: Chunk, local: Ints) -> "Numbers":
         """Return a copy of the elements at B positions."""
         valid = Bits.unless_all(self.mask(chunk, local))
-        return Numbers(self.dtype, self.values[self.base[chunk] + local], valid=valid)
+        return type(self)(self.dtype, self.values[self.base[chunk] + local], valid=valid)
 
     def spans(self, chunk: Chunk, starts: Ints, stops: Ints) -> Array:
         """Return the elements of B ranges; a view when they follow one another."""
         if self.valid is not None:
             return super().spans(chunk, starts, stops)
         base = self.base[chunk]
-        return Numbers(self.dtype, packed(self.values, base + starts, base + stops))
+        return type(self)(self.dtype, packed(self.values, base + starts, base + stops))
 
     def window(self, chunk: int, start: int, stop: int) -> "Numbers":
         """Return a view of a range."""
         first = self.starts[chunk]
         values = self.values[first + start : first + stop]
-        return Numbers(self.dtype, values, valid=self._valid_window(chunk, start))
+        return type(self)(self.dtype, values, valid=self._valid_window(chunk, start))
 
     def item(self, chunk: int, local: int) -> Any:  # noqa: ANN401 - int, float or None
         """Return an int, a float or None."""
@@ -200,7 +220,7 @@ class Numbers(Array):
 
     def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
         """Return ints, floats and None."""
-        values = self.values[self.base[chunk] + local].tolist()
+        values = self.python(self.values[self.base[chunk] + local])
         return self._with_nulls(values, chunk, local)
 
     def run(self, chunk: int, start: int, stop: int) -> Any:  # noqa: ANN401 - array or list
@@ -216,14 +236,17 @@ class Numbers(Array):
             base, values = self.base[chunk], self.values
             pairs = zip((base + starts).tolist(), (base + stops).tolist(), strict=True)
             return [values[a:b] for a, b in pairs]
-        chunks = np.broadcast_to(np.asarray(chunk), starts.shape).tolist()
-        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
-        return [self.run(c, a, b) for c, (a, b) in zip(chunks, pairs, strict=True)]
+        return self._run_each(chunk, starts, stops)
 
     def buffers(self) -> Iterator[Buffer]:
         """Yield validity and values."""
         yield self._valid_buffer()
         yield self.values[: self.length]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        return self._valid_bytes + self.length * self.values.itemsize
 
 
 class Bools(Array):
@@ -262,9 +285,7 @@ class Bools(Array):
 
     def runs(self, chunk: Chunk, starts: Ints, stops: Ints) -> list[Any]:
         """Return a bool array for each range; a list for one with a null in it."""
-        chunks = np.broadcast_to(np.asarray(chunk), starts.shape).tolist()
-        pairs = zip(starts.tolist(), stops.tolist(), strict=True)
-        return [self.run(c, a, b) for c, (a, b) in zip(chunks, pairs, strict=True)]
+        return self._run_each(chunk, starts, stops)
 
     def flat(self) -> Mask:
         """Return the elements of a one-chunk array as bool, unpacked."""
@@ -273,4 +294,9 @@ class Bools(Array):
     def buffers(self) -> Iterator[Buffer]:
         """Yield validity and packed values."""
         yield self._valid_buffer()
-        yield np.packbits(self.flat(), bitorder="little")
+        yield self.bits.buffer(self.length)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes in a file."""
+        return self._valid_bytes + ((self.length + 7) >> 3)

@@ -78,3 +78,21 @@ class Bits:
         """Return the bits of a chunk from ``start`` on, a view; None when all are 1."""
         base = int(self.base[chunk])
         return None if base < 0 else Bits(self.data, np.array([base + start]))
+
+    def buffer(self, length: int) -> NDArray[np.uint8]:
+        """Return the first bits of a one-chunk buffer packed from bit 0, zeros behind them.
+
+        A view where they lie so already.
+        """
+        start = int(self.base[0])
+        found = self.data[start >> 3 : (start + length + 7) >> 3]
+        rest = length & 7
+        if start & 7 == 0 and (not rest or not found[-1] >> rest):
+            return found
+        return np.packbits(self.run(0, 0, length), bitorder="little")
+
+    def buffer_unless_all(self, length: int) -> NDArray[np.uint8] | None:
+        """Return ``buffer``, None when all of the bits are 1."""
+        if self.base[0] < 0 or self.run(0, 0, length).all():
+            return None
+        return self.buffer(length)

@@ -2,10 +2,11 @@
 
 A whole column is looked at before its type is settled, so a null, a float among ints, or a key
 that only later rows have, needs no hint. Python ints become int64 (uint64 if one needs it), floats
-float64; numpy values keep their own width.
+float64; numpy values keep their own width. ``datetime`` becomes timestamp[us] in its zone.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import date
 from functools import reduce
 from itertools import chain
 from typing import Any
@@ -15,11 +16,13 @@ from numpy.typing import NDArray
 
 from .arrays import Array, Bools, Nulls, Numbers
 from .bits import Bits, Mask
+from .build_times import build_times
 from .convert import concat, convert
 from .errors import SchemaError
-from .gather import Ragged, offsets_of
-from .nested import Structs, Text, lists
-from .types import DType, Field, Number, Struct, Utf8, unify
+from .gather import Ints, Ragged, offsets_of
+from .nested import Bytes, Structs, Text, lists
+from .types import Binary, DType, Field, Number, Struct, Utf8, unify
+from .vectors import as_array, flat_array, is_flat
 
 EXACT_FLOAT = 2**53
 """Largest range of ints that float64 holds without gaps."""
@@ -29,8 +32,9 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
     """Return the values as a compact array of the smallest type that holds all of them.
 
     Args:
-        values: A sequence of None, bool, int, float, str, sequences, mappings and numpy values,
-            an array (one row per entry of its first axis), or a ``Ragged``.
+        values: A sequence of None, bool, int, float, str, bytes, date, datetime, sequences,
+            mappings and numpy values, an array (one row per entry of its first axis), a
+            ``Ragged``, or a column of an Arrow library, which is not copied if it is in one piece.
         field: Name of the values, for errors.
 
     Raises:
@@ -42,16 +46,21 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
     if isinstance(values, Array):
         return values
     if isinstance(values, Ragged):
-        return lists(values.offsets, _flat(np.asarray(values.values), field))
+        return lists(values.offsets, flat_array(as_array(values.values), field))
     if isinstance(values, str | bytes | Mapping):
         kind = type(values).__name__
         raise SchemaError(
             field, f"a column is a sequence of values, not a {kind}; wrap it in a list"
         )
+    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        from .arrow import import_array  # which most datasets never need
+
+        return import_array(values)
     if hasattr(values, "__array__"):
-        return _from_array(np.asarray(values), field)
+        return _from_array(as_array(values), field)
     rows = list(values)
-    kinds = set(map(type, rows)) - {type(None)}
+    every_kind = set(map(type, rows))
+    kinds = every_kind - {type(None)}
     if not kinds:
         return Nulls(len(rows))
     families = {_family(kind, field) for kind in kinds}
@@ -60,7 +69,7 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
     if len(families) > 1:
         names = " and ".join(sorted(kind.__name__ for kind in kinds))
         raise SchemaError(field, f"holds both {names}, which no one type holds; convert one")
-    return _MAKERS[families.pop()](rows, kinds, field)
+    return _MAKERS[families.pop()](rows, every_kind, field)
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Structs:
@@ -121,16 +130,9 @@ def _short(value: object) -> str:
 
 
 def _family(kind: type, field: str) -> str:
-    if issubclass(kind, bool | np.bool_):
-        return "bool"
-    if issubclass(kind, int | float | np.integer | np.floating):
-        return "number"
-    if issubclass(kind, str):
-        return "text"
-    if issubclass(kind, Mapping):
-        return "struct"
-    if issubclass(kind, list | tuple | range):
-        return "list"
+    for family, kinds in _FAMILIES.items():
+        if issubclass(kind, kinds):
+            return family
     if hasattr(kind, "__array__"):
         return "array"
     raise SchemaError(
@@ -138,7 +140,9 @@ def _family(kind: type, field: str) -> str:
     )
 
 
-def _validity(rows: list[Any]) -> Mask | None:
+def _validity(rows: list[Any], kinds: Collection[type]) -> Mask | None:
+    if type(None) not in kinds:
+        return None
     mask = np.fromiter((row is not None for row in rows), np.bool_, len(rows))
     return None if mask.all() else mask
 
@@ -148,15 +152,16 @@ def _filled(rows: list[Any], fill: object) -> list[Any]:
 
 
 def _bools(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del kinds, field
-    valid = _validity(rows)
+    del field
+    valid = _validity(rows, kinds)
     bits = Bits.pack(np.array(_filled(rows, False), np.bool_))
     return Bools(bits, length=len(rows), valid=Bits.unless_all(valid))
 
 
 def _numbers(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    valid = _validity(rows)
+    valid = _validity(rows, kinds)
     full = rows if valid is None else _filled(rows, 0)
+    kinds = set(kinds) - {type(None)}
     dtype = reduce(lambda a, b: unify(a, b, field=field), map(_number_type, kinds))
     assert isinstance(dtype, Number)
     if dtype.numpy.kind == "f" and any(not issubclass(k, float | np.floating) for k in kinds):
@@ -188,22 +193,30 @@ def _refuse_inexact(rows: list[Any], field: str) -> None:
 
 
 def _text(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del kinds
-    valid = _validity(rows)
+    valid = _validity(rows, kinds)
     try:
         encoded = [row.encode() for row in (rows if valid is None else _filled(rows, ""))]
     except UnicodeEncodeError as error:
         rule = f"a str with the lone surrogate {error.object[error.start]!r} is not UTF-8; mend it"
         raise SchemaError(field, rule) from None
-    lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-    data = np.frombuffer(b"".join(encoded), np.uint8)
-    child = Numbers(Number("uint8"), data)
-    return Text(Utf8(), offsets_of(lengths), child, valid=Bits.unless_all(valid))
+    return Text(Utf8(), *_joined(encoded), valid=Bits.unless_all(valid))
+
+
+def _bytes(rows: list[Any], kinds: Collection[type], field: str) -> Array:
+    del field
+    valid = _validity(rows, kinds)
+    full = [bytes(row) for row in (rows if valid is None else _filled(rows, b""))]
+    return Bytes(Binary(), *_joined(full), valid=Bits.unless_all(valid))
+
+
+def _joined(strings: list[bytes]) -> tuple[Ints, Numbers]:
+    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
+    data = np.frombuffer(b"".join(strings), np.uint8)
+    return offsets_of(lengths), Numbers(Number("uint8"), data)
 
 
 def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del kinds
-    valid = _validity(rows)
+    valid = _validity(rows, kinds)
     full = rows if valid is None else _filled(rows, ())
     lengths = np.fromiter(map(len, full), np.int64, len(full))
     child = build(list(chain.from_iterable(full)), field=f"{field}[]")
@@ -212,32 +225,31 @@ def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     """Numpy arrays, or what turns into them: one list per row."""
-    arrays = [None if row is None else np.asarray(row) for row in rows]
+    arrays = [None if row is None else as_array(row) for row in rows]
     ndims = {a.ndim for a in arrays if a is not None}
     if len(ndims) > 1:
         raise SchemaError(field, f"holds arrays of {sorted(ndims)} dimensions; give all one number")
     ndim = ndims.pop()
     if ndim == 0:
         return build([None if a is None else a[()] for a in arrays], field=field)
-    if ndim > 1 or any(a is not None and a.dtype.kind not in "biuf" for a in arrays):
+    if ndim > 1 or any(a is not None and not is_flat(a.dtype) for a in arrays):
         return _lists([None if a is None else list(a) for a in arrays], kinds, field)
-    valid = _validity(rows)
+    valid = _validity(rows, kinds)
     full = [np.zeros(0) if a is None else a for a in arrays]
     lengths = np.fromiter(map(len, full), np.int64, len(full))
     # An empty array is float64 by numpy's default, not by anyone's intent.
     flats = [a for a in full if len(a)] or [a for a in arrays if a is not None][:1]
     dtypes = {a.dtype for a in flats}
     if len(dtypes) == 1:
-        return lists(offsets_of(lengths), _flat(np.concatenate(flats), field), valid=valid)
-    parts = [_flat(a, field) for a in flats]
+        return lists(offsets_of(lengths), flat_array(np.concatenate(flats), field), valid=valid)
+    parts = [flat_array(a, field) for a in flats]
     dtype = reduce(lambda a, b: unify(a, b, field=f"{field}[]"), {p.dtype for p in parts})
     child = concat([convert(p, dtype, field=f"{field}[]") for p in parts])
     return lists(offsets_of(lengths), child, valid=valid)
 
 
 def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del kinds
-    valid = _validity(rows)
+    valid = _validity(rows, kinds)
     found = _fields(rows if valid is None else _filled(rows, {}), field)
     found.valid = Bits.unless_all(valid)
     return found
@@ -253,10 +265,22 @@ def _fields(rows: Sequence[Mapping[str, Any]], field: str) -> Structs:
     return struct(children, length=len(rows))
 
 
+_FAMILIES: dict[str, tuple[type, ...]] = {
+    "bool": (bool, np.bool_),
+    # A datetime is a date and a numpy datetime an integer, to Python: times come first.
+    "time": (date, np.datetime64),
+    "number": (int, float, np.integer, np.floating),
+    "text": (str,),
+    "bytes": (bytes, bytearray, memoryview),
+    "struct": (Mapping,),
+    "list": (list, tuple, range),
+}
 _MAKERS: dict[str, Callable[[list[Any], Collection[type], str], Array]] = {
     "bool": _bools,
     "number": _numbers,
+    "time": build_times,
     "text": _text,
+    "bytes": _bytes,
     "struct": _structs,
     "list": _lists,
     "array": _arrays,
@@ -269,19 +293,9 @@ def _from_array(array: NDArray[Any], field: str) -> Array:
         raise SchemaError(
             field, f"a column is a sequence of values, not {array!r}; wrap it in a list"
         )
-    if array.dtype.kind not in "biuf":
+    if not is_flat(array.dtype):
         return build(array.tolist(), field=field)
     if array.ndim == 1:
-        return _flat(array, field)
+        return flat_array(array, field)
     child = _from_array(array.reshape(-1, *array.shape[2:]), f"{field}[]")
     return lists(np.arange(len(array) + 1, dtype=np.int64) * array.shape[1], child)
-
-
-def _flat(array: NDArray[Any], field: str) -> Array:
-    """A 1-d array of bools or numbers."""
-    if array.dtype == np.bool_:
-        return Bools(Bits.pack(array), length=len(array))
-    if array.dtype.name not in ("float128", "float96", "longdouble"):
-        dtype = Number(array.dtype.name)
-        return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
-    raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")

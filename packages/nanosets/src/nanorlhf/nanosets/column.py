@@ -2,23 +2,23 @@
 
 Nothing here copies a column. Concatenation adds parts; selection and shuffling give the column
 ``rows``, the numbers of its rows in the parts; both are undone element by element when rows come
-out. A column and the parts it is made of are read together, so they share this file.
+out.
 """
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
-from functools import cached_property
-from typing import Any, NamedTuple, overload
+from typing import Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, Bools, Nulls, Numbers
-from .bits import Chunk
-from .convert import concat, convert
+from .arrays import Array, Bools, Numbers
+from .chunks import FilePart, MemoryPart, Part, Piece, Whole, by_part
+from .convert import all_null, concat, convert
 from .errors import CorruptFileError
-from .gather import Ints, Ragged, expand, offsets_of, packed, resolve
-from .nested import Lists, Text
+from .exchange import Exchange
+from .fixed import FixedLists
+from .gather import Ints, Ragged, offsets_of, packed, resolve
+from .ragged import all_lengths, gathered, lengths_of, owned
 from .reader import File
 from .types import DType
 
@@ -26,113 +26,7 @@ BLOCK_ROWS = 1024
 """Rows that iteration turns into Python values together."""
 
 
-class Place(NamedTuple):
-    """Rows of a part, as an array addresses them."""
-
-    chunk: Chunk
-    local: Ints
-
-
-class Part(ABC):
-    """Chunks of one array: what one buffer, or one mapped file, holds of a column."""
-
-    chunk_rows: Ints
-
-    @property
-    @abstractmethod
-    def array(self) -> Array:
-        """The array over all chunks."""
-
-    @property
-    @abstractmethod
-    def source(self) -> str:
-        """Where the bytes are, for errors."""
-
-    @cached_property
-    def starts(self) -> Ints:
-        """First row of each chunk, and the number of rows, int64 [chunks + 1]."""
-        return offsets_of(self.chunk_rows)
-
-    @cached_property
-    def _even(self) -> int:
-        """Rows of every chunk but the last, 0 when they differ."""
-        rows = self.chunk_rows
-        if len(rows) and (rows[:-1] == rows[0]).all() and rows[-1] <= rows[0]:
-            return int(rows[0])
-        return 0
-
-    def locate(self, rows: Ints) -> Place:
-        """Return where ``rows`` of this part lie."""
-        if len(self.chunk_rows) == 1:
-            return Place(0, rows)
-        if self._even:
-            chunk = rows // self._even
-        else:
-            chunk = np.searchsorted(self.starts, rows, side="right") - 1
-        return Place(chunk, rows - self.starts[chunk])
-
-    def item(self, row: int) -> Any:  # noqa: ANN401 - a value of any column type
-        """Return one row as a Python value."""
-        if len(self.chunk_rows) == 1:
-            return self.array.item(0, row)
-        if self._even:
-            chunk = row // self._even
-            return self.array.item(chunk, row - chunk * self._even)
-        chunk = int(np.searchsorted(self.starts, row, side="right")) - 1
-        return self.array.item(chunk, row - int(self.starts[chunk]))
-
-    def windows(self, start: int, stop: int) -> Iterator[Array]:
-        """Yield rows ``start .. stop`` as compact arrays, one for each chunk, without a copy."""
-        first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        edges = self.starts.tolist()
-        for chunk in range(first, len(self.chunk_rows)):
-            if edges[chunk] >= stop:
-                break
-            low, high = max(start, edges[chunk]), min(stop, edges[chunk + 1])
-            yield self.array.window(chunk, low - edges[chunk], high - edges[chunk])
-
-
-class MemoryPart(Part):
-    """One compact array in memory."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-        self.chunk_rows = np.array([array.length])
-
-    @property
-    def array(self) -> Array:
-        """The array."""
-        return self._array
-
-    @property
-    def source(self) -> str:
-        """Memory."""
-        return "memory"
-
-
-class FilePart(Part):
-    """One column of a ``.nano`` file, found and checked when it is first touched."""
-
-    def __init__(self, file: File, name: str) -> None:
-        self.file = file
-        self.name = name
-        self.chunk_rows = file.chunk_rows
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return FilePart, (self.file, self.name)
-
-    @cached_property
-    def array(self) -> Array:
-        """The array over all chunks of the file."""
-        return self.file.array(self.name)
-
-    @property
-    def source(self) -> str:
-        """The path."""
-        return self.file.path
-
-
-class Column(Sequence[Any]):
+class Column(Exchange, Sequence[Any]):
     """One column of a dataset: a sequence of Python values, and vectorised ways to many of them.
 
     Lists of numbers come out as numpy arrays (read-only views, no copy), strings as ``str``,
@@ -156,6 +50,11 @@ class Column(Sequence[Any]):
     def of(cls, array: Array) -> "Column":
         """Return a compact array as a column."""
         return cls(array.dtype, (MemoryPart(array),))
+
+    @classmethod
+    def of_file(cls, file: File, name: str) -> "Column":
+        """Return a column of a file; no data is read."""
+        return cls(file.schema[name], FilePart.all_of(file, name))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Column, (self.dtype, self.parts, self.rows)
@@ -214,7 +113,7 @@ class Column(Sequence[Any]):
                 raise _bad_text(part) from None
 
         found = self._by_part(indices, rows)
-        if isinstance(found, _Whole):
+        if isinstance(found, Whole):
             values: list[Any] = found.result
             return values
         out: list[Any] = [None] * len(indices)
@@ -226,7 +125,7 @@ class Column(Sequence[Any]):
     def take(self, indices: Ints) -> Array:
         """Return the values at ``indices``, none of them negative, as a compact array."""
         found = self._by_part(indices, lambda part, rows: part.array.take(*part.locate(rows)))
-        if isinstance(found, _Whole):
+        if isinstance(found, Whole):
             array: Array = found.result
             return array
         order = np.concatenate([piece.at for piece in found])
@@ -234,31 +133,51 @@ class Column(Sequence[Any]):
         back[order] = np.arange(len(order))
         return concat([piece.result for piece in found]).take(0, back)
 
-    def _by_part(self, indices: Ints, read: Callable[[Part, Ints], Any]) -> "_Whole | list[_Piece]":
-        """Call ``read`` once for each part that ``indices`` touch."""
+    def _by_part(self, indices: Ints, read: Callable[[Part, Ints], Any]) -> Whole | list[Piece]:
         rows = indices if self.rows is None else self.rows[indices]
-        if len(self.parts) == 1:
-            return _Whole(read(self.parts[0], rows))
-        if len(rows) == 0:
-            return _Whole(read(MemoryPart(convert(Nulls(0), self.dtype)), rows))
-        number = np.searchsorted(self._starts, rows, side="right") - 1
-        pieces = []
-        for n in np.unique(number).tolist():
-            at = np.flatnonzero(number == n)
-            pieces.append(_Piece(at, read(self.parts[n], rows[at] - self._starts[n])))
-        return pieces
+        if not self.parts or (len(rows) == 0 and len(self.parts) > 1):
+            return Whole(read(MemoryPart(all_null(self.dtype, 0)), rows))
+        return by_part(self.parts, self._starts, rows, read)
 
     def block(self, start: int, stop: int) -> Array:
         """Return rows ``start .. stop`` as a compact array; a view when they lie in one chunk."""
         if self.rows is not None:
             return self.take(np.arange(start, stop))
-        found: list[Array] = []
+        found = list(self._windows(start, stop))
+        return concat(found) if found else all_null(self.dtype, 0)
+
+    def _windows(self, start: int, stop: int) -> Iterator[Array]:
+        """Yield rows of a column that are not numbered, a view of each chunk."""
         for part, first in zip(self.parts, self._starts.tolist(), strict=False):
-            size = int(part.starts[-1])
-            low, high = max(start - first, 0), min(stop - first, size)
+            low, high = max(start - first, 0), min(stop - first, int(part.starts[-1]))
             if low < high:
-                found.extend(part.windows(low, high))
-        return concat(found) if found else convert(Nulls(0), self.dtype)
+                yield from part.windows(low, high)
+
+    def _range(self, indices: object) -> tuple[int, int] | None:
+        """Return first and last of rows that follow one another as they are stored, else None."""
+        if self.rows is not None or not isinstance(indices, slice):
+            return None
+        start, stop, step = indices.indices(self._length)
+        return (start, max(start, stop)) if step == 1 else None
+
+    def blocks(self, max_rows: int) -> Iterator[Array]:
+        """Yield all rows in order as compact arrays of at most ``max_rows``.
+
+        Views of the chunks, without a copy, unless the column's rows are numbered; then gathered.
+
+        Raises:
+            ValueError: ``max_rows`` is not positive.
+        """
+        if max_rows < 1:
+            raise ValueError(f"max_rows={max_rows} is not positive; use 1 or more")
+        if self.rows is not None:
+            for start in range(0, self._length, max_rows):
+                yield self.take(np.arange(start, min(start + max_rows, self._length)))
+            return
+        for window in self._windows(0, self._length):
+            for start in range(0, window.length, max_rows):
+                stop = min(start + max_rows, window.length)
+                yield window if stop - start == window.length else window.window(0, start, stop)
 
     def select(self, rows: Ints) -> "Column":
         """Return the column of other rows of the same parts."""
@@ -277,8 +196,8 @@ class Column(Sequence[Any]):
         return self._gather(resolve(indices, self._length))
 
     def _gather(self, indices: Ints) -> Ragged:
-        found = self._by_part(indices, _gather)
-        if isinstance(found, _Whole):
+        found = self._by_part(indices, lambda part, rows: gathered(part.array, *part.locate(rows)))
+        if isinstance(found, Whole):
             ragged: Ragged = found.result
             return ragged
         values = np.concatenate([piece.result.values for piece in found])
@@ -289,7 +208,7 @@ class Column(Sequence[Any]):
             lengths[at] = np.diff(offsets)
             begins[at] = offsets[:-1] + shift
             shift += len(some)
-        return Ragged(_own(packed(values, begins, begins + lengths)), offsets_of(lengths))
+        return Ragged(owned(packed(values, begins, begins + lengths)), offsets_of(lengths))
 
     def padded(
         self,
@@ -310,9 +229,13 @@ class Column(Sequence[Any]):
         Raises:
             TypeError: The column holds neither lists nor strings.
         """
+        some = self._range(indices)
+        if some is not None:
+            windows = self._windows(*some)
+            return np.concatenate([np.zeros(0, np.int64), *map(all_lengths, windows)])
         rows = resolve(indices, self._length)
-        found = self._by_part(rows, _lengths)
-        if isinstance(found, _Whole):
+        found = self._by_part(rows, lambda part, at: lengths_of(part.array, *part.locate(at)))
+        if isinstance(found, Whole):
             result: Ints = found.result
             return result
         out = np.zeros(len(rows), np.int64)
@@ -321,19 +244,26 @@ class Column(Sequence[Any]):
         return out
 
     def numpy(self, indices: Any = slice(None)) -> NDArray[Any]:  # noqa: ANN401
-        """Return rows of a column of numbers or bools as an array [B], a copy.
+        """Return rows of a column of one shape as an array, a copy.
+
+        Numbers, bools and times give [B] (times as datetime64, in UTC; bfloat16 as float32),
+        tensors [B, *shape], lists of one size [B, size].
 
         Raises:
             TypeError: The column holds something else.
             ValueError: A row is null.
         """
-        taken = self.take(resolve(indices, self._length))
-        if taken.valid is not None:
+        some = self._range(indices)
+        taken = self.block(*some) if some else self.take(resolve(indices, self._length))
+        mask = taken.validity()
+        if mask is not None and not mask.all():
             raise ValueError(f"a row of this {self.dtype} column is null; filter or fill it first")
         if isinstance(taken, Bools):
             return taken.flat()
         if isinstance(taken, Numbers):
-            return _own(taken.values)
+            return owned(taken.as_numpy(taken.values[: taken.length]))
+        if isinstance(taken, FixedLists):
+            return owned(taken.dense())
         raise TypeError(f"a column of {self.dtype} is no array of numbers; use gather or a slice")
 
     def to_list(self) -> list[Any]:
@@ -345,56 +275,6 @@ class Column(Sequence[Any]):
         if dtype == self.dtype:
             return self
         return Column.of(convert(self.block(0, self._length), dtype, field=field))
-
-
-class _Whole(NamedTuple):
-    """What came out of the only part."""
-
-    result: Any
-
-
-class _Piece(NamedTuple):
-    """What came out of one of several parts, and at which of the indices it belongs."""
-
-    at: Ints
-    result: Any
-
-
-def _own(values: NDArray[Any]) -> NDArray[Any]:
-    """Return values that share memory with nothing and may be written to."""
-    return values if values.flags.owndata and values.flags.writeable else values.copy()
-
-
-def _lengths(part: Part, rows: Ints) -> Ints:
-    array = part.array
-    if not isinstance(array, Lists):
-        raise TypeError(f"a column of {array.dtype} has no lengths; use a list or utf8 column")
-    starts, stops = array.bounds(*part.locate(rows))
-    return stops - starts
-
-
-def _gather(part: Part, rows: Ints) -> Ragged:
-    array = part.array
-    if not isinstance(array, Lists) or isinstance(array, Text):
-        raise TypeError(f"gather takes lists of numbers, not {array.dtype}; use a slice instead")
-    child, (chunk, local) = array.child, part.locate(rows)
-    starts, stops = array.bounds(chunk, local)
-    offsets = offsets_of(stops - starts)
-    if isinstance(child, Numbers) and child.valid is None:
-        base = child.base[chunk]
-        return Ragged(_own(packed(child.values, base + starts, base + stops)), offsets)
-    if isinstance(child, Bools) and child.valid is None:
-        lengths = stops - starts
-        chunks = chunk if isinstance(chunk, int) else np.repeat(chunk, lengths)
-        return Ragged(child.bits.test(chunks, expand(starts, lengths)), offsets)
-    inner = child.spans(chunk, starts, stops)
-    if isinstance(inner, Nulls) and inner.length == 0:
-        return Ragged(np.zeros(0, np.int64), offsets)
-    if not isinstance(inner, Numbers | Bools):
-        raise TypeError(f"gather takes lists of numbers, not {array.dtype}; use a slice instead")
-    if inner.valid is not None:
-        raise ValueError(f"a list of this {array.dtype} column has a null inside; filter it first")
-    return Ragged(inner.flat() if isinstance(inner, Bools) else _own(inner.values), offsets)
 
 
 def _bad_text(part: Part) -> Exception:

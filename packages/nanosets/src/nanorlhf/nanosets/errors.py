@@ -4,7 +4,8 @@
 
     NanosetsError
     |-- CorruptFileError     a .nano file whose bytes break a rule of the format
-    `-- SchemaError          (also a ValueError) values that fit no type, or not the asked one
+    |-- SchemaError          (also a ValueError) values that fit no type, or not the asked one
+    `-- WorkerError          a process of map or filter raised, or died
 """
 
 from pathlib import Path
@@ -49,3 +50,20 @@ class SchemaError(NanosetsError, ValueError):
     def __str__(self) -> str:
         at = "" if self.row is None else f"row {self.row}, "
         return f"{at}field {self.field!r}: {self.problem}"
+
+
+class WorkerError(NanosetsError):
+    """A process that ``map`` or ``filter`` started raised, or died; the others are ended.
+
+    Attributes:
+        rows: First of the rows it was at, and the one after the last.
+        problem: What it raised, with its traceback, or how it died.
+    """
+
+    def __init__(self, rows: tuple[int, int], problem: str) -> None:
+        super().__init__(tuple(rows), problem)
+        self.rows = rows
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"rows {self.rows[0]} .. {self.rows[1]}: {self.problem}"

@@ -2,11 +2,13 @@
 
 ::
 
-    0     header 64 B: magic 89 'NANO' 0D 0A 1A | u16 major | u16 minor | u32 flags | 16 B uuid | 0
-    64    chunks: buffers in schema order, each at a multiple of 64 B, zero padded
-          validity (bits, absent without nulls) | int32 offsets, from 0 in each chunk | data
-    D     directory: int64 [chunks, 1 + 3 * slots]: rows, then (offset, length, crc32) of each
-          buffer, -1 -1 -1 for an absent one
+    0     header 64 B: magic 89 'NANO' 0D 0A 1A | u16 major | u16 minor | u32 flags | 16 B uuid
+          | u64 committed bytes, 0 until somebody appends | u32 crc32 of those 8 B | 0
+    64    chunks: buffers in schema order, each at a multiple of 64 B, zero padded (see layout)
+          then the values of dictionaries, as one chunk each
+    D     directory: int64 [chunks, 1 + w * slots]: rows, then (offset, bytes, checksum) of each
+          buffer, w = 3, -1 -1 -1 for an absent one; in a compressed file also its bytes when
+          decompressed, w = 4; bytes as many as those mean that it is stored as it is
     F     footer: JSON
     -64   trailer: u64 F | u64 footer bytes | u64 file bytes | u32 crc32(footer)
           | u32 crc32(directory) | u32 crc32(the 32 bytes before) | 0 | magic 8 B
@@ -14,33 +16,45 @@
 The layout of the buffers is Arrow's (https://arrow.apache.org/docs/format/Columnar.html). The
 trailer is written last, so a file without one was never finished; the magic has a byte above 127
 and both kinds of line end, so a transfer as text shows.
+
+Appending writes new chunks, directory, footer and trailer behind the old trailer, and as its last
+act the new length into the header: committed bytes. Bytes behind those are what an append left
+that did not finish, and are no part of the file. So at every moment the file reads as it was
+before or after, and one that was open, or pickled, before still reads as it was then.
 """
 
 import json
 import struct
 import zlib
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from .gather import Ints
-from .types import Bool, DType, List, Null, Number, Schema, Struct, Utf8, parse
+from .checksum import CHECKSUMS, Checksum
+from .types import Schema, parse
+from .zstd import Compression
 
 MAGIC = b"\x89NANO\r\n\x1a"
-MAJOR = 1
+MAJOR, MINOR = 1, 1
 ALIGNMENT = 64
-HEADER = struct.Struct("<8sHHI16s32x")
+HEADER = struct.Struct("<8sHHI16sQI20x")
+COMMITTED = struct.Struct("<QI")
+COMMITTED_AT = 32
+"""Where in the header the committed bytes stand."""
 TRAILER = struct.Struct("<QQQIII20x8s")
 TRAILER_CHECKED = 32
 """Bytes of the trailer that its own checksum covers."""
 MAX_FOOTER_BYTES = 64 << 20
-MAX_CHUNK_ROWS = 2**31 - 1
-ABSENT = (-1, -1, -1)
 
 
 class FormatError(Exception):
     """A rule of the format is broken; the reader adds the path."""
+
+
+class Values(NamedTuple):
+    """Where the values of one dictionary lie."""
+
+    rows: int
+    slots: tuple[tuple[int, ...], ...]
+    """As in the directory, for each buffer."""
 
 
 class Footer(NamedTuple):
@@ -53,6 +67,28 @@ class Footer(NamedTuple):
     directory: int
     """Offset of the directory."""
     metadata: dict[str, Any]
+    checksum: Checksum = "crc32"
+    compression: Compression | None = None
+    dictionaries: tuple[Values, ...] = ()
+    """In the order of their types in the schema."""
+
+    @property
+    def slot_width(self) -> int:
+        """Integers for one buffer in the directory."""
+        return 3 if self.compression is None else 4
+
+    @property
+    def directory_bytes(self) -> int:
+        """Size of the directory."""
+        return self.chunks * (1 + self.slot_width * self.slots) * 8
+
+
+class Header(NamedTuple):
+    """What the first 64 bytes say."""
+
+    uuid: bytes
+    committed: int
+    """Bytes of the file that count; 0 for all."""
 
 
 class Trailer(NamedTuple):
@@ -74,53 +110,35 @@ def padding(size: int) -> int:
     return -size % ALIGNMENT
 
 
-def slots_of(dtype: DType) -> Iterator[str]:
-    """Yield what each buffer of a column of this type is, in file order.
-
-    >>> list(slots_of(parse("list<int32>")))
-    ['validity', 'offsets', 'validity', 'data']
-    """
-    if isinstance(dtype, Null):
-        return
-    yield "validity"
-    if isinstance(dtype, List):
-        yield "offsets"
-        yield from slots_of(dtype.item)
-    elif isinstance(dtype, Struct):
-        for field in dtype.fields:
-            yield from slots_of(field.dtype)
-    else:
-        yield from ("offsets", "data") if isinstance(dtype, Utf8) else ("data",)
-
-
-def data_bytes(dtype: Bool | Number, counts: Ints) -> Ints:
-    """Return the bytes of the data buffer of ``counts`` numbers or bools."""
-    sizes: Ints = (counts + 7) >> 3 if isinstance(dtype, Bool) else counts * dtype.numpy.itemsize
-    return sizes
-
-
 def encode_header(uuid: bytes) -> bytes:
-    """Return the first 64 bytes of a file."""
-    return HEADER.pack(MAGIC, MAJOR, 0, 0, uuid)
+    """Return the first 64 bytes of a new file."""
+    return HEADER.pack(MAGIC, MAJOR, MINOR, 0, uuid, 0, 0)
 
 
-def decode_header(data: bytes) -> bytes:
-    """Return the uuid in the first 64 bytes of a file.
+def encode_committed(size: int) -> bytes:
+    """Return what ``COMMITTED_AT`` says that the first ``size`` bytes count."""
+    return COMMITTED.pack(size, zlib.crc32(size.to_bytes(8, "little")))
+
+
+def decode_header(data: bytes) -> Header:
+    """Return what the first 64 bytes of a file say.
 
     Raises:
         FormatError: They are not a header that this version can read.
     """
-    magic, major, _, flags, uuid = HEADER.unpack(data)
+    magic, major, _, flags, uuid, committed, crc = HEADER.unpack(data)
     if magic != MAGIC:
         raise FormatError(f"header: starts with {magic!r}, not {MAGIC!r}, so it is no .nano file")
     if major != MAJOR:
         raise FormatError(f"header: format version {major}, this reader knows {MAJOR}")
     if flags:
         raise FormatError(f"header: flags {flags:#x} ask for features this reader does not know")
-    return bytes(uuid)
+    if (committed or crc) and crc != zlib.crc32(committed.to_bytes(8, "little")):
+        raise FormatError("header: checksum of the committed bytes does not match")
+    return Header(bytes(uuid), committed)
 
 
-def encode_footer(footer: Footer, directory_bytes: int, writer: str) -> bytes:
+def encode_footer(footer: Footer, writer: str) -> bytes:
     """Return the footer's JSON, the same bytes for the same content."""
     schema = [
         {"name": name, "type": str(dtype), "nullable": True, "meta": {}}
@@ -131,9 +149,10 @@ def encode_footer(footer: Footer, directory_bytes: int, writer: str) -> bytes:
         "rows": footer.rows,
         "chunks": footer.chunks,
         "slots": footer.slots,
-        "directory": [footer.directory, directory_bytes],
-        "checksum": "crc32",
-        "compression": None,
+        "directory": [footer.directory, footer.directory_bytes],
+        "checksum": footer.checksum,
+        "compression": footer.compression,
+        "dictionaries": [{"rows": v.rows, "slots": v.slots} for v in footer.dictionaries],
         "metadata": footer.metadata,
         "writer": writer,
     }
@@ -150,25 +169,30 @@ def decode_footer(data: bytes) -> Footer:
     """
     try:
         raw = json.loads(data)
-        known = (raw["checksum"], raw["compression"])
         offset, size = raw["directory"]
         names = [column["name"] for column in raw["schema"]]
         schema = Schema.of({column["name"]: parse(column["type"]) for column in raw["schema"]})
         rows, chunks, slots = raw["rows"], raw["chunks"], raw["slots"]
-        metadata = dict(raw["metadata"])
+        checksum, compression, metadata = raw["checksum"], raw["compression"], raw["metadata"]
+        values = tuple(
+            Values(v["rows"], tuple(tuple(slot) for slot in v["slots"]))
+            for v in raw.get("dictionaries", ())
+        )
+        metadata = dict(metadata)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"footer: {type(error).__name__} {error}") from None
     if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
         raise FormatError(f"footer: the column names {names} are not distinct strings")
-    counts = (rows, chunks, slots, offset, size)
+    counts = (rows, chunks, slots, offset, size, *(v.rows for v in values))
     if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
         raise FormatError(f"footer: one of {counts} is no count")
-    if known != ("crc32", None):
-        raise FormatError(f"footer: {known} is asked, this reader knows crc32 without compression")
-    wanted = sum(1 for _ in slots_of(schema.struct)) - 1
-    if slots != wanted or size != chunks * (1 + 3 * slots) * 8:
+    if checksum not in CHECKSUMS or compression not in (None, "zstd"):
+        known = f"{', '.join(CHECKSUMS)}, without compression or with zstd"
+        raise FormatError(f"footer: {(checksum, compression)} is asked, this reader knows {known}")
+    footer = Footer(schema, rows, chunks, slots, offset, metadata, checksum, compression, values)
+    if size != footer.directory_bytes:
         raise FormatError(f"footer: {slots} slots and a directory of {size} bytes do not fit it")
-    return Footer(schema, rows, chunks, slots, offset, metadata)
+    return footer
 
 
 def encode_trailer(trailer: Trailer) -> bytes:
@@ -195,30 +219,3 @@ def decode_trailer(data: bytes, file_bytes: int) -> Trailer:
     if trailer.footer_bytes > MAX_FOOTER_BYTES or trailer.footer + trailer.footer_bytes > end:
         raise FormatError(f"trailer: footer of {trailer.footer_bytes} bytes at {trailer.footer}")
     return trailer
-
-
-def check_directory(entries: Ints, footer: Footer, footer_offset: int) -> None:
-    """Check the ranges that the directory, int64 [chunks, 1 + 3 * slots], names.
-
-    Raises:
-        FormatError: A buffer is misaligned, outside the file's data, or overlaps another.
-    """
-    rows = entries[:, 0].tolist()
-    if any(not 0 < n <= MAX_CHUNK_ROWS for n in rows) or sum(rows) != footer.rows:
-        raise FormatError(f"directory: its chunks do not add up to {footer.rows} rows")
-    slots = entries[:, 1:].reshape(-1, 3)
-    present = slots[slots[:, 0] != -1]
-    absent = slots[slots[:, 0] == -1]
-    offset, size = present[:, 0], present[:, 1]
-    if (absent != -1).any() or (present < 0).any() or (offset % ALIGNMENT).any():
-        raise FormatError("directory: a buffer's offset is not a multiple of 64")
-    if (offset < HEADER.size).any() or (offset > footer_offset).any():
-        raise FormatError("directory: a buffer starts outside the data")
-    if (size > footer_offset - offset).any():
-        raise FormatError("directory: a buffer ends after the data")
-    used = size > 0
-    starts = np.append(offset[used], footer.directory)
-    stops = np.append((offset + size)[used], footer.directory + entries.nbytes)
-    order = np.argsort(starts, kind="stable")
-    if (starts[order][1:] < stops[order][:-1]).any():
-        raise FormatError("directory: two buffers overlap")

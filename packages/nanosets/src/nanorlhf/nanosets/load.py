@@ -1,130 +1,197 @@
-"""Datasets from files, and several datasets as one."""
+"""Datasets from files of any kind, and from tables of other libraries."""
 
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from glob import glob, has_magic
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, overload
 
-import numpy as np
-
-from .column import Column, MemoryPart, Part
-from .convert import all_null
+from .arrow import Table
+from .column import Column
+from .concat import concatenate_datasets
+from .convert import all_null, concat
 from .dataset import Dataset
-from .errors import SchemaError
-from .gather import Ints
-from .types import DType, Features, Null, unify_all
+from .nested import Structs
+from .source import IO
+from .splits import SPLITS_FILE, DatasetDict
+from .tables import read_ipc, read_parquet
+from .text import read_csv, read_json, read_jsonl
+from .types import Features, Schema
 
-SUFFIXES = (".nano", ".jsonl", ".json")
+TEXT: dict[str, Callable[..., Structs]] = {
+    ".jsonl": read_jsonl,
+    ".json": read_json,
+    ".csv": read_csv,
+}
+TABLES: dict[str, Callable[..., Table]] = {".parquet": read_parquet, ".arrow": read_ipc}
+SUFFIXES = (".nano", *TEXT, *TABLES)
+SPLIT = re.compile(r"(\w+)(?:\[(-?\d+%?)?:(-?\d+%?)?\])?")
+"""A split, or some of its rows: ``train``, ``train[:100]``, ``train[10%:20%]``."""
 
 
+class Split(NamedTuple):
+    """A split's name, and which of its rows: counts from either end, or per cent; None for all."""
+
+    name: str
+    start: str | None
+    stop: str | None
+
+
+Paths = str | Path | Sequence[str | Path]
+
+
+@overload
 def load_dataset(
-    path: str | Path | Sequence[str | Path],
+    path: Mapping[str, Paths],
     *,
     features: Features | None = None,
     verify: bool = False,
-) -> Dataset:
-    """Return the rows of ``.nano``, ``.jsonl`` and ``.json`` files, one file after another.
+    io: IO = "mmap",
+    split: None = None,
+) -> DatasetDict: ...
 
-    ``.nano`` files are mapped, not read; the others are read into memory.
+
+@overload
+def load_dataset(
+    path: Any,  # noqa: ANN401 - any library's table
+    *,
+    features: Features | None = None,
+    verify: bool = False,
+    io: IO = "mmap",
+    split: str | None = None,
+) -> Dataset: ...
+
+
+def load_dataset(
+    path: Any,
+    *,
+    features: Features | None = None,
+    verify: bool = False,
+    io: IO = "mmap",
+    split: str | None = None,
+) -> Dataset | DatasetDict:
+    """Return the rows of files, one file after another, or of another library's table.
+
+    ``.nano`` files are mapped, not read; ``.jsonl``, ``.json``, ``.csv``, ``.parquet`` and
+    ``.arrow`` are read into memory.
 
     Args:
-        path: A file, a glob pattern, a directory (its ``.nano`` files), or a list of these;
-            matches are taken in the order of their names.
+        path: A file, a glob pattern, a directory (its files of one kind, ``.nano`` before others),
+            or a list of these, matches taken in the order of their names. Or a mapping from split
+            to these. Or any object with ``__arrow_c_stream__``, which is not copied.
         features: Types to convert to.
         verify: Compare the checksums of ``.nano`` data first.
+        io: How to read ``.nano`` files: "mmap", "pread" as needed, or all of it into "ram".
+        split: One split of several; or rows of it, such as ``train[:100]`` or ``train[10%:20%]``.
+            A dataset without splits is all ``train``.
 
     Raises:
         CorruptFileError: A ``.nano`` file is damaged.
         FileNotFoundError: Nothing is there.
-        SchemaError: A value of a JSON file has no type, or the files have no common columns.
-        ValueError: A file has none of the suffixes.
+        SchemaError: A value of a text file has no type, or the files have no common columns.
+        ValueError: A file has none of the suffixes, or there is no such split.
     """
-    given = [path] if isinstance(path, str | os.PathLike) else list(path)
-    paths = [found for one in given for found in _matches(Path(one))]
-    if not paths:
-        raise FileNotFoundError(f"path={path!r} names no file; give at least one")
-    return concatenate_datasets([_load(one, features, verify=verify) for one in paths])
+    if isinstance(path, Mapping) and split is None:
+        return DatasetDict({n: _load(p, features, verify=verify, io=io) for n, p in path.items()})
+    wanted = None if split is None else parse_split(split, _names(path))
+    given = path[wanted.name] if isinstance(path, Mapping) and wanted is not None else path
+    found = _load(given, features, verify=verify, io=io)
+    return found if wanted is None else rows_of(found, wanted)
 
 
-def load_from_disk(dataset_path: str | Path, *, verify: bool = False) -> Dataset:
-    """Return what ``save_to_disk`` wrote, mapped into memory.
+def load_from_disk(dataset_path: str | Path, *, verify: bool = False, io: IO = "mmap") -> Dataset:
+    """Return what ``Dataset.save_to_disk`` wrote, mapped into memory.
+
+    Args:
+        dataset_path: The file; for a directory of splits there is ``DatasetDict.load_from_disk``.
+        verify: Compare the checksums of all data first.
+        io: How to read it: "mmap", "pread" as needed, or all of it into "ram".
 
     Raises:
         CorruptFileError: The file is damaged.
         OSError: It cannot be opened.
     """
-    return Dataset.from_file(dataset_path, verify=verify)
+    return Dataset.from_file(dataset_path, verify=verify, io=io)
 
 
-def concatenate_datasets(dsets: Sequence[Dataset]) -> Dataset:
-    """Return the rows of all datasets, one dataset after another; no data is copied.
-
-    A column that one of them lacks is null there. Numbers of different width are widened, which
-    copies the narrow ones into memory.
+def parse_split(text: str, names: Sequence[str]) -> Split:
+    """Return the split, of those there are, that ``split=`` asks for.
 
     Raises:
-        SchemaError: A column has types that no one type holds.
-        ValueError: There is no dataset.
+        ValueError: It asks for none.
+
+    >>> parse_split("train[10%:]", ["train"])
+    Split(name='train', start='10%', stop=None)
     """
-    if not dsets:
-        raise ValueError("dsets=[] holds no dataset; give at least one")
-    if len(dsets) == 1:
-        return dsets[0]
-    wide = unify_all(ds.schema.struct for ds in dsets)
-    shared: dict[tuple[Any, ...], Ints] = {}
-    return Dataset({f.name: _concatenated(f.name, f.dtype, dsets, shared) for f in wide.fields})
+    found = SPLIT.fullmatch(text)
+    if found is None or found[1] not in names:
+        raise ValueError(f"split={text!r} is none of {list(names)}; write e.g. {names[0]}[:100]")
+    return Split(*found.groups())
+
+
+def rows_of(ds: Dataset, split: Split) -> Dataset:
+    """Return the rows of a dataset that a split asks for."""
+    if split.start is None and split.stop is None:
+        return ds
+    bounds = (None if b is None else _row(b, len(ds)) for b in (split.start, split.stop))
+    return ds.select(range(*slice(*bounds).indices(len(ds))))
+
+
+def _row(bound: str, rows: int) -> int:
+    return round(int(bound[:-1]) * rows / 100) if bound.endswith("%") else int(bound)
+
+
+def _names(path: object) -> list[str]:
+    return list(path) if isinstance(path, Mapping) else ["train"]
+
+
+def _load(given: Any, features: Features | None, *, verify: bool, io: IO) -> Dataset:  # noqa: ANN401
+    if hasattr(given, "__arrow_c_stream__") or hasattr(given, "__arrow_c_array__"):
+        found = Dataset.from_arrow(given)
+        return found if features is None else found.cast(features)
+    paths = [given] if isinstance(given, str | os.PathLike) else list(given)
+    files = [found for one in paths for found in _matches(Path(one))]
+    if not files:
+        raise FileNotFoundError(f"path={given!r} names no file; give at least one")
+    return concatenate_datasets([_load_file(f, features, verify=verify, io=io) for f in files])
 
 
 def _matches(path: Path) -> list[Path]:
+    if (path / SPLITS_FILE).is_file():
+        raise IsADirectoryError(f"{path} holds saved splits; use DatasetDict.load_from_disk")
     if path.is_dir():
-        found = sorted(path.glob("*.nano"))
-        if not found:
-            raise FileNotFoundError(f"the directory {path} holds no .nano file; name a file")
-        return found
+        found = [sorted(path.glob(f"*{suffix}")) for suffix in SUFFIXES]
+        if not any(found):
+            kinds = ", ".join(SUFFIXES)
+            raise FileNotFoundError(f"the directory {path} holds no file of {kinds}; name a file")
+        return next(filter(None, found))
     if path.exists():
         return [path]
-    found = sorted(map(Path, glob(str(path)))) if has_magic(str(path)) else []
-    if not found:
+    matches = sorted(map(Path, glob(str(path)))) if has_magic(str(path)) else []
+    if not matches:
         raise FileNotFoundError(f"{path} names no file; check the path or pattern")
-    return found
+    return matches
 
 
-def _load(path: Path, features: Features | None, *, verify: bool) -> Dataset:
-    if path.suffix not in SUFFIXES:
+def _load_file(path: Path, features: Features | None, *, verify: bool, io: IO) -> Dataset:
+    if path.suffix in TEXT:
+        rows = TEXT[path.suffix](path, features=features)
+        return _in_memory(Table(Schema(rows.dtype), iter([rows])))
+    if path.suffix == ".nano":
+        found = Dataset.from_file(path, verify=verify, io=io)
+    elif path.suffix in TABLES:
+        found = _in_memory(TABLES[path.suffix](path))
+    else:
         raise ValueError(f"{path} ends in none of {', '.join(SUFFIXES)}; rename or convert it")
-    if path.suffix == ".jsonl":
-        return Dataset.from_jsonl(path, features=features)
-    if path.suffix == ".json":
-        return Dataset.from_json(path, features=features)
-    found = Dataset.from_file(path, verify=verify)
     return found if features is None else found.cast(features)
 
 
-def _concatenated(
-    name: str, dtype: DType, dsets: Sequence[Dataset], shared: dict[tuple[Any, ...], Ints]
-) -> Column:
-    columns = [_as(ds.columns.get(name), dtype, name, len(ds)) for ds in dsets]
-    parts: list[Part] = [part for column in columns for part in column.parts]
-    if all(column.rows is None for column in columns):
-        return Column(dtype, parts)
-    sizes = [sum(int(part.chunk_rows.sum()) for part in column.parts) for column in columns]
-    # Columns with the same rows in all datasets keep sharing them: one select then serves all.
-    key = (*(id(column.rows) for column in columns), *sizes)
-    if key not in shared:
-        starts = np.cumsum([0, *sizes[:-1]]).tolist()
-        rows = [
-            start + (np.arange(len(column)) if column.rows is None else column.rows)
-            for start, column in zip(starts, columns, strict=True)
-        ]
-        shared[key] = np.concatenate(rows)
-    return Column(dtype, parts, shared[key])
-
-
-def _as(column: Column | None, dtype: DType, name: str, rows: int) -> Column:
-    if column is None or (isinstance(column.dtype, Null) and not isinstance(dtype, Null)):
-        return Column(dtype, (MemoryPart(all_null(dtype, rows)),))
-    try:
-        return column.converted(dtype, field=name)
-    except SchemaError as error:
-        raise SchemaError(error.field, f"concatenated datasets differ: {error.problem}") from None
+def _in_memory(table: Table) -> Dataset:
+    """Return a table with each column in one piece, which random rows come out of faster."""
+    blocks = list(table.blocks)
+    named = {}
+    for name, dtype in table.schema.items():
+        pieces = [block.children.pop(name) for block in blocks]
+        named[name] = Column.of(concat(pieces) if pieces else all_null(dtype, 0))
+    return Dataset(named)

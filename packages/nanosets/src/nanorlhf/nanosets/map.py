@@ -1,200 +1,196 @@
-"""Calling a function on rows or batches, and making columns or row numbers of what it returns."""
+"""The verbs that call a function: ``map`` makes columns of its answers, ``filter`` picks rows."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from .arrays import Array
-from .build import columns, struct, table
-from .column import Column
-from .convert import convert, merge
-from .errors import SchemaError
+from .bits import Mask
+from .blocks import Range, ranges
+from .cache import cached, content_id, fingerprint
+from .calls import Call, ColumnsOf, mask_of
+from .fields import names_of
 from .gather import Ints
-from .nested import Structs
-from .types import Schema
-from .writer import Writer
+from .parts import folder_for
+from .results import Result
+from .spread import in_processes, progress
+from .types import Features, Schema
+from .workers import Done, Job, Share, shares
 
-Columns = Mapping[str, Column]
-
-
-class Range(NamedTuple):
-    """Rows ``start .. stop``."""
-
-    start: int
-    stop: int
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 
-class Block(NamedTuple):
-    """What the function made of one range."""
+def map_rows(
+    ds: "Dataset",
+    function: Callable[..., Mapping[str, Any] | None],
+    *,
+    with_indices: bool = False,
+    input_columns: str | Sequence[str] | None = None,
+    batched: bool = False,
+    batch_size: int | None = 1000,
+    drop_last_batch: bool = False,
+    remove_columns: str | Sequence[str] | None = None,
+    features: Features | None = None,
+    fn_kwargs: Mapping[str, Any] | None = None,
+    num_proc: int | None = None,
+    output: str | Path | None = None,
+    cache: str | Path | None = None,
+    desc: str | None = None,
+) -> "Dataset":
+    """Return the dataset with the columns that ``function`` makes added or put in their place.
 
-    range: Range
-    rows: Structs | None
-    """New columns; None when the function returned None."""
-
-
-class Job:
-    """A user's function and how to call it.
+    Old columns are shared, not copied. A replaced column keeps its type if the new values fit it.
 
     Args:
-        function: The function.
-        with_indices: Pass row numbers as well.
-        batched: It takes a dict of lists rather than one row.
-        input_columns: Pass the values of these columns, not a dict.
-    """
-
-    def __init__(
-        self,
-        function: Callable[..., Any],
-        *,
-        with_indices: bool,
-        batched: bool,
-        input_columns: Sequence[str] | None = None,
-    ) -> None:
-        self.function = function
-        self.with_indices = with_indices
-        self.batched = batched
-        self.input_columns = input_columns
-
-    def answers(self, batch: Mapping[str, list[Any]], rows: Range) -> Any:  # noqa: ANN401
-        """Return what the function says of a batch; of its rows, in a list, if not batched."""
-        if self.batched:
-            return self._call(batch, list(range(*rows)))
-        inputs = zip(transposed(batch), range(*rows), strict=True)
-        return [self._call(row, index) for row, index in inputs]
-
-    def _call(self, inputs: Mapping[str, Any], index: Any) -> Any:  # noqa: ANN401
-        names = self.input_columns
-        args = [inputs] if names is None else [inputs[name] for name in names]
-        return self.function(*args, *([index] if self.with_indices else []))
-
-
-def transposed(batch: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
-    """Return a dict of columns as a list of rows.
-
-    >>> transposed({"a": [1, 2], "b": ["x", "y"]})
-    [{'a': 1, 'b': 'x'}, {'a': 2, 'b': 'y'}]
-    """
-    return [dict(zip(batch, row, strict=True)) for row in zip(*batch.values(), strict=True)]
-
-
-def mapped(old: Columns, job: Job, ranges: Iterable[Range], *, desc: str | None) -> Iterator[Block]:
-    """Yield what the function returns for each range, as columns.
+        ds: The dataset.
+        function: Gets a row (batched: a dict of columns) of plain Python values, or of what
+            ``with_format`` makes of them, and returns a mapping of new values, or None when it is
+            called for its effects only. Batched, it returns columns, of any length if no old
+            column stays: lists, arrays, ``Ragged``, or a pair of arrays ``(values, offsets)``.
+        with_indices: Pass the number of the row (batched: a list of them) as well.
+        input_columns: Read these columns only, and pass their values one by one.
+        batched: Call it once for ``batch_size`` rows.
+        batch_size: Rows of a batch; None for all.
+        drop_last_batch: Leave out the rows of a last batch that is not full.
+        remove_columns: Old columns to leave out of the result.
+        features: Types of the result's columns, all of them.
+        fn_kwargs: Further keywords for the function.
+        num_proc: Call it in so many processes. One that pickle can name in an importable module
+            runs in fresh interpreters, any other in forks of this process. The result is that of
+            one process; its new columns lie in temporary files (the system's folder for them, or
+            beside ``output``) that go when the last dataset over them does.
+        output: Write the result to this ``.nano`` file and return that; else the new columns of
+            one process lie in memory.
+        cache: A folder of results. One of the same rows, function and arguments is returned
+            without calling the function; the key and the path are logged.
+        desc: Label of the progress bar, which shows on a terminal only.
 
     Raises:
-        SchemaError: It is neither None nor columns; the row is counted through the dataset.
+        SchemaError: What it returned does not make columns.
+        ValueError: It returned the wrong number of rows; or arguments exclude each other.
+        WorkerError: It raised in another process, or the process died.
     """
-    for rows in _progress(ranges, desc or "map"):
-        batch = {name: column.values(np.arange(*rows)) for name, column in old.items()}
-        answers = job.answers(batch, rows)
-        try:
-            yield Block(rows, _as_table(answers, old, batched=job.batched))
-        except SchemaError as error:
-            row = None if error.row is None else rows.start + error.row
-            raise SchemaError(error.field, error.problem, row=row) from None
+    gone = names_of(remove_columns)
+    call = _call(ds, function, batched, with_indices, seen=input_columns, fn_kwargs=fn_kwargs)
+    asked = None if features is None else Schema.of(features)
+    if cache is not None:
+        if output is not None:
+            raise ValueError(f"{output=} and {cache=} both name the result; leave one out")
+        size = (batch_size, drop_last_batch) if batched else None
+        output = _cached(cache, ds, call, (size, gone, asked))
+        if output.exists():
+            return ds.of_columns(type(ds).from_file(output).columns)
+    plan = ranges(len(ds), batch_size, drop_last=drop_last_batch and batched)
+    kept = ds.remove_columns(gone)
+    make = ColumnsOf(call=call, old=ds.schema, kept=frozenset(kept.columns), features=asked)
+    if plan and plan[-1].stop < len(ds):
+        kept = kept.take(plan[-1].stop)
+    return Result(make, plan, ds, kept, desc or "map").dataset(num_proc or 1, output)
 
 
-def _as_table(answers: Any, old: Columns, *, batched: bool) -> Structs | None:  # noqa: ANN401
-    if answers is None or (not batched and all(answer is None for answer in answers)):
-        return None
-    if batched and not isinstance(answers, Mapping):
-        kind = type(answers).__name__
-        raise SchemaError("", f"a mapped function returns a dict or None, not a {kind}")
-    found = columns(answers) if batched else table(answers)
-    children = {name: _in_old_type(child, old.get(name)) for name, child in found.children.items()}
-    return struct(children, length=found.length)
+def filter_rows(
+    ds: "Dataset",
+    function: Callable[..., Any] | Sequence[bool] | NDArray[np.bool_],
+    *,
+    with_indices: bool = False,
+    input_columns: str | Sequence[str] | None = None,
+    batched: bool = False,
+    batch_size: int | None = 1000,
+    fn_kwargs: Mapping[str, Any] | None = None,
+    num_proc: int | None = None,
+    desc: str | None = None,
+) -> "Dataset":
+    """Return the rows for which ``function`` is true; no data is copied.
+
+    Args:
+        ds: The dataset.
+        function: Gets a row (batched: a dict of columns) and returns a bool (batched: a list or
+            array of them). Or a mask, one bool a row, such as ``ds["tokens"].lengths() > 8``.
+        with_indices: Pass the number of the row (batched: a list of them) as well.
+        input_columns: Read these columns only, and pass their values one by one.
+        batched: Call it once for ``batch_size`` rows.
+        batch_size: Rows of a batch; None for all.
+        fn_kwargs: Further keywords for the function.
+        num_proc: Call it in so many processes; see ``map``.
+        desc: Label of the progress bar, which shows on a terminal only.
+
+    Raises:
+        ValueError: There are more or fewer answers than rows.
+        WorkerError: It raised in another process, or the process died.
+    """
+    if not callable(function):
+        return ds.select(np.flatnonzero(_mask(function, len(ds))))
+    call = _call(ds, function, batched, with_indices, seen=input_columns, fn_kwargs=fn_kwargs)
+    return ds.select(_kept(call, ranges(len(ds), batch_size), num_proc or 1, desc or "filter"))
 
 
-def _in_old_type(found: Array, old: Column | None) -> Array:
-    """Return a replaced column in the type it had, if its new values fit that."""
-    if old is None:
-        return found
+def _call(
+    ds: "Dataset",
+    function: Callable[..., Any],
+    batched: bool,
+    with_indices: bool,
+    *,
+    seen: str | Sequence[str] | None,
+    fn_kwargs: Mapping[str, Any] | None,
+) -> Call:
+    if ds.format.kind is None and ds.format.transform is None:
+        # ``row["a"] + row["b"]`` joins lists, and adds arrays: a function must know what it gets.
+        ds = ds.of_columns(ds.columns, replace(ds.format, kind="python"))
+    return Call(
+        function=function,
+        inputs=ds if seen is None else ds.select_columns(seen),
+        batched=batched,
+        with_indices=with_indices,
+        input_columns=names_of(seen),
+        fn_kwargs=dict(fn_kwargs or {}),
+    )
+
+
+def _cached(folder: str | Path, ds: "Dataset", call: Call, arguments: tuple[Any, ...]) -> Path:
+    """Return where the result of these rows, this function and these arguments belongs."""
+    said = {
+        "rows": content_id(ds),
+        "format": ds.format,
+        "call": (call.batched, call.with_indices, call.input_columns, call.fn_kwargs),
+        "arguments": arguments,
+    }
+    return cached(folder, fingerprint(call.function, said), verb="map")
+
+
+def _mask(given: Sequence[bool] | NDArray[np.bool_], rows: int) -> Mask:
+    mask = np.asarray(given)
+    if mask.shape != (rows,) or (mask.dtype != np.bool_ and rows):
+        shape = f"{mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"a mask is {rows} bools, one a row, not {shape}; compare to make one")
+    return mask.astype(np.bool_)
+
+
+def _kept(call: Call, plan: list[Range], num_proc: int, desc: str) -> Ints:
+    """Return the numbers of the rows for which the function is true, in order."""
+    if num_proc == 1 or not plan:
+        with progress(plan, desc) as done:
+            return _kept_of(call, Share(plan, part=""), done)
+    folder = folder_for(None)
     try:
-        return convert(found, old.dtype)
-    except SchemaError:
-        return found
+        dealt = shares(plan, num_proc, folder)
+        return np.concatenate(in_processes(_filtering, call, dealt, desc))
+    finally:
+        shutil.rmtree(folder)
 
 
-def into_memory(
-    old: Columns, kept: Columns, blocks: Iterable[Block], features: Schema | None
-) -> dict[str, Column]:
-    """Return the kept columns, shared, with those of the blocks added or put in their place."""
-    found: list[Structs] = []
-    for block in blocks:
-        if block.rows is not None:
-            _check_rows(block, kept)
-            found.append(block.rows)
-    new = dict(kept)
-    if found:
-        whole = merge(found)
-        new.update({name: Column.of(child) for name, child in whole.children.items()})
-        new = {name: new[name] for name in dict.fromkeys([*(n for n in old if n in new), *new])}
-    if features is None:
-        return new
-    return _converted(new, features)
+def _filtering(call: Call) -> Job:
+    return partial(_kept_of, call)
 
 
-def _converted(found: Columns, features: Schema) -> dict[str, Column]:
-    if set(features) != set(found):
-        rule = f"asked are {list(features)}, the result has {list(found)}; name all of them"
-        raise SchemaError("", rule)
-    return {name: found[name].converted(dtype, field=name) for name, dtype in features.items()}
-
-
-def into_file(
-    path: str | Path,
-    old: Columns,
-    kept: Columns,
-    blocks: Iterable[Block],
-    features: Schema | None,
-) -> None:
-    """Write the kept columns with those of the blocks to a ``.nano`` file, block by block."""
-    with Writer(path, features=features) as writer:
-        for block in blocks:
-            new = {} if block.rows is None else block.rows.children
-            if block.rows is not None:
-                _check_rows(block, kept)
-            stay = {n: c.block(*block.range) for n, c in kept.items() if n not in new}
-            order = dict.fromkeys([*(n for n in old if n in stay or n in new), *new])
-            children = {name: new[name] if name in new else stay[name] for name in order}
-            length = next((child.length for child in children.values()), 0)
-            writer.write_table(struct(children, length=length))
-
-
-def _check_rows(block: Block, kept: Columns) -> None:
-    assert block.rows is not None
-    stay = [name for name in kept if name not in block.rows.children]
-    rows = block.range.stop - block.range.start
-    if stay and block.rows.length != rows:
-        raise ValueError(
-            f"the function returned {block.rows.length} rows for a batch of {rows}, and the "
-            f"columns {stay} stay; name them in remove_columns or return as many rows"
-        )
-
-
-def kept_rows(found: Columns, job: Job, ranges: Iterable[Range], *, desc: str | None) -> Ints:
-    """Return the numbers of the rows for which the function is true, in order.
-
-    Raises:
-        ValueError: A batch got the wrong number of answers.
-    """
+def _kept_of(call: Call, share: Share, done: Done) -> Ints:
     kept = [np.zeros(0, np.int64)]
-    for rows in _progress(ranges, desc or "filter"):
-        batch = {name: column.values(np.arange(*rows)) for name, column in found.items()}
-        answers = job.answers(batch, rows)
-        mask = np.fromiter((bool(answer) for answer in answers), np.bool_)
-        if len(mask) != rows.stop - rows.start:
-            size = rows.stop - rows.start
-            raise ValueError(
-                f"the function gave {len(mask)} answers for {size} rows; give one each"
-            )
-        kept.append(np.flatnonzero(mask) + rows.start)
+    for rows in share.ranges:
+        kept.append(np.flatnonzero(mask_of(call, rows)) + rows.start)
+        done(rows)
     return np.concatenate(kept)
-
-
-def _progress(ranges: Iterable[Range], desc: str) -> Iterable[Range]:
-    from tqdm import tqdm  # type: ignore[import-untyped]  # 30 ms that only long verbs need
-
-    bar: Iterable[Range] = tqdm(ranges, desc=desc, unit="batch", disable=None, leave=False)
-    return bar

@@ -1,4 +1,4 @@
-"""Arrays over other arrays: lists, strings (lists of bytes) and structs.
+"""Arrays over other arrays: lists, strings and bytes (lists of uint8), and structs.
 
 An offset counts from the start of its own chunk's child, so the range of element ``l`` of chunk
 ``c`` is ``offsets[base[c] + l] .. offsets[base[c] + l + 1]`` of chunk ``c`` of the child.
@@ -12,8 +12,11 @@ from numpy.typing import NDArray
 
 from .arrays import Array, Buffer, Numbers
 from .bits import ZERO, Bits, Chunk, Mask
+from .errors import SchemaError
 from .gather import Ints, offsets_of
-from .types import DType, List, Struct
+from .types import DType, LargeList, List, Struct
+
+MAX_OFFSET = 2**31 - 1
 
 
 class Bounds(NamedTuple):
@@ -60,11 +63,12 @@ class Lists(Array):
         return type(self)(self.dtype, offsets_of(stops - starts), child, valid=valid)
 
     def window(self, chunk: int, start: int, stop: int) -> "Lists":
-        """Return a range; the offsets are copied, to count from 0, and the child is a view."""
+        """Return a range; the child is a view, and so are offsets that count from 0 already."""
         at = self.starts[chunk]
-        edges = self.edges[at + start : at + stop + 1].astype(np.int64)
+        edges = self.edges[at + start : at + stop + 1]
         first, last = int(edges[0]), int(edges[-1])
-        edges -= first
+        if first:
+            edges = edges - first
         child = self.child.window(chunk, first, last)
         return type(self)(self.dtype, edges, child, valid=self._valid_window(chunk, start))
 
@@ -82,9 +86,18 @@ class Lists(Array):
         return self._with_nulls(self.child.runs(chunk, starts, stops), chunk, local)
 
     def buffers(self) -> Iterator[Buffer]:
-        """Yield validity, int32 offsets and the child's buffers."""
+        """Yield validity, offsets (int32, int64 of a large list) and the child's buffers.
+
+        Raises:
+            SchemaError: The elements are too many for int32.
+        """
         yield self._valid_buffer()
-        yield self.edges[: self.length + 1].astype(np.int32)
+        edges = self.edges[: self.length + 1]
+        large = isinstance(self.dtype, LargeList)
+        if not large and edges[-1] > MAX_OFFSET:
+            rule = f"holds {edges[-1]} elements in one chunk; ask for large_list or smaller chunks"
+            raise SchemaError(str(self.dtype), rule)
+        yield edges.astype("<i8" if large else "<i4", copy=False)
         yield from self._child_buffers()
 
     def _child_buffers(self) -> Iterator[Buffer]:
@@ -93,35 +106,50 @@ class Lists(Array):
     @property
     def nbytes(self) -> int:
         """Bytes in a file."""
-        return self._valid_bytes + 4 * (self.length + 1) + self.child.nbytes
+        width = 8 if isinstance(self.dtype, LargeList) else 4
+        return self._valid_bytes + width * (self.length + 1) + self.child.nbytes
 
 
-class Text(Lists):
-    """Strings: lists of UTF-8 bytes."""
+class Bytes(Lists):
+    """Byte strings: lists of uint8."""
 
     __slots__ = ()
 
-    def item(self, chunk: int, local: int) -> str | None:
-        """Return a str or None."""
+    child: Numbers
+
+    def item(self, chunk: int, local: int) -> Any:  # noqa: ANN401 - bytes, str or None
+        """Return a value or None."""
         if self.valid is not None and not self.valid.one(chunk, local):
             return None
         at = self.starts[chunk] + local
         start, stop = self.edges[at : at + 2].tolist()
-        found: NDArray[Any] = self.child.run(chunk, start, stop)
-        return found.tobytes().decode()
+        first = self.child.starts[chunk]
+        return self.decode(self.child.values.data[first + start : first + stop])
 
     def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
-        """Return strings and None."""
-        assert isinstance(self.child, Numbers)
+        """Return values and None."""
         starts, stops = self.bounds(chunk, local)
         base = self.child.base[chunk]
-        data = self.child.values.data
+        data, decode = self.child.values.data, self.decode
         pairs = zip((base + starts).tolist(), (base + stops).tolist(), strict=True)
-        return self._with_nulls([str(data[a:b], "utf-8") for a, b in pairs], chunk, local)
+        return self._with_nulls([decode(data[a:b]) for a, b in pairs], chunk, local)
+
+    def decode(self, data: memoryview) -> Any:  # noqa: ANN401 - bytes or str
+        """Return one value."""
+        return data.tobytes()
 
     def _child_buffers(self) -> Iterator[Buffer]:
-        assert isinstance(self.child, Numbers)
         yield self.child.values[: self.child.length]
+
+
+class Text(Bytes):
+    """Strings: lists of UTF-8 bytes."""
+
+    __slots__ = ()
+
+    def decode(self, data: memoryview) -> str:
+        """Return one string."""
+        return str(data, "utf-8")
 
 
 class Structs(Array):

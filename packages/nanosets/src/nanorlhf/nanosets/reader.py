@@ -1,11 +1,10 @@
-"""A ``.nano`` file, mapped into memory and checked.
+"""A ``.nano`` file, mapped or read, and checked.
 
-Opening reads the trailer, footer and directory, and checks all of them. A column's offsets are
-checked when it is first touched. Data checksums are compared on request (``verify``), since that
-reads the whole file.
+Opening reads the trailer, footer and directory, and checks all of them. A column's offsets and
+codes are checked when it is first touched. Data checksums are compared on request (``verify``),
+since that reads the whole file.
 """
 
-import mmap
 import os
 import zlib
 from functools import cached_property
@@ -15,8 +14,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, Bools, Nulls, Numbers
-from .bits import Bits
+from .arrays import Array
+from .casts import first_not_utf8
+from .checksum import function_of
+from .convert import all_null
+from .directory import (
+    ABSENT,
+    Directory,
+    decode_directory,
+    dictionaries_of,
+    slots_of,
+    value_slots,
+)
 from .errors import CorruptFileError
 from .format import (
     ALIGNMENT,
@@ -24,16 +33,21 @@ from .format import (
     TRAILER,
     Footer,
     FormatError,
-    check_directory,
-    data_bytes,
+    Trailer,
     decode_footer,
     decode_header,
     decode_trailer,
-    slots_of,
 )
 from .gather import Ints
-from .nested import Lists, Structs, Text
-from .types import Bool, DType, List, Null, Number, Schema, Struct
+from .kept import Kept
+from .layout import Layout, Loaded, Mapped, Store
+from .nested import Text
+from .source import IO, Source
+from .types import Schema
+from .zstd import expand
+
+CACHE_BYTES = 256 << 20
+"""Bytes of chunks that a file which is not mapped keeps after they were read."""
 
 
 class File:
@@ -42,58 +56,84 @@ class File:
     Args:
         path: The file.
         verify: Also compare the checksum of every buffer, which reads the whole file.
+        io: How to read it: see ``source``.
+        end: Open it as it was when it had so many bytes, before something was appended.
 
     Raises:
         CorruptFileError: The file breaks a rule of the format.
         OSError: It cannot be opened.
+        ValueError: There is no such ``io``.
     """
 
-    def __init__(self, path: str | Path, *, verify: bool = False) -> None:
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        verify: bool = False,
+        io: IO = "mmap",
+        end: int | None = None,
+    ) -> None:
         self.path = os.path.abspath(path)
+        self.io = io
         self._arrays: dict[str, Array] = {}
-        self._views: dict[str, NDArray[Any]] = {}
+        self._chunks = Kept(CACHE_BYTES)
+        self._values: dict[int, Array] = {}
+        self._source = Source(self.path, io)
         try:
-            self._open()
+            self._open(end)
             if verify:
                 self.verify()
         except FormatError as error:
+            self._source.close()
             raise CorruptFileError(path, str(error)) from None
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return reopen, (self.path, self.uuid)
+        return reopen, (self.path, self.uuid, self.end, self.io)
 
-    def _open(self) -> None:
-        with open(self.path, "rb") as handle:
-            size = os.fstat(handle.fileno()).st_size
-            if size < HEADER.size + TRAILER.size:
-                raise FormatError(f"header: the file has {size} bytes, too few for a .nano file")
-            self._map = mmap.mmap(handle.fileno(), size, access=mmap.ACCESS_READ)
-        self.uuid = decode_header(self._map[: HEADER.size])
-        trailer = decode_trailer(self._map[size - TRAILER.size :], size)
-        raw = self._map[trailer.footer : trailer.footer + trailer.footer_bytes]
+    def _open(self, end: int | None) -> None:
+        source = self._source
+        if source.size < HEADER.size + TRAILER.size:
+            raise FormatError(f"header: the file has {source.size} bytes, too few for a .nano file")
+        header = decode_header(source.read(0, HEADER.size).tobytes())
+        self.uuid = header.uuid
+        self.end = end or header.committed or source.size
+        if not HEADER.size + TRAILER.size <= self.end <= source.size:
+            raise FormatError(f"header: {self.end} bytes count, the file has {source.size}")
+        source.load(self.end)
+        trailer = decode_trailer(source.read(self.end - TRAILER.size, self.end).tobytes(), self.end)
+        raw = source.read(trailer.footer, trailer.footer + trailer.footer_bytes).tobytes()
         if zlib.crc32(raw) != trailer.footer_crc:
             raise FormatError("footer: checksum does not match")
         self.footer: Footer = decode_footer(raw)
-        self._bytes = np.frombuffer(self._map, np.uint8)
-        self._read_directory(trailer.footer, trailer.directory_crc)
+        self._directory = self._read_directory(trailer)
+        self.chunk_rows: Ints = self._directory.rows
 
-    def _read_directory(self, footer_offset: int, crc: int) -> None:
-        start, width = self.footer.directory, 1 + 3 * self.footer.slots
-        stop = start + self.footer.chunks * width * 8
-        if start % ALIGNMENT or start < HEADER.size or stop > footer_offset:
+    def _read_directory(self, trailer: Trailer) -> Directory:
+        start = self.footer.directory
+        stop = start + self.footer.directory_bytes
+        if start % ALIGNMENT or start < HEADER.size or stop > trailer.footer:
             raise FormatError(f"directory: {start} .. {stop} is not before the footer")
-        raw = self._bytes[start:stop]
-        if zlib.crc32(raw.data) != crc:
+        raw = self._source.read(start, stop)
+        if zlib.crc32(raw.data) != trailer.directory_crc:
             raise FormatError("directory: checksum does not match")
-        entries = raw.view("<i8").reshape(self.footer.chunks, width)
-        check_directory(entries, self.footer, footer_offset)
-        self.chunk_rows: Ints = np.ascontiguousarray(entries[:, 0], np.int64)
-        self._slots: Ints = entries[:, 1:].reshape(self.footer.chunks, self.footer.slots, 3)
+        return decode_directory(raw.view("<i8"), self.footer, trailer.footer)
 
     @property
     def schema(self) -> Schema:
         """The columns."""
         return self.footer.schema
+
+    @property
+    def entries(self) -> Ints:
+        """The directory as it stands in the file, int64 [chunks, 1 + slots * 3 or 4]."""
+        rows, slots = self._directory
+        flat = slots.reshape(len(rows), slots.shape[1] * slots.shape[2])
+        return np.concatenate([rows[:, None], flat], axis=1)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether columns lie over all chunks in one address space, ready for ``array``."""
+        return self._source.whole is not None and self.footer.compression is None
 
     @cached_property
     def _first_slot(self) -> dict[str, int]:
@@ -103,19 +143,69 @@ class File:
             first += sum(1 for _ in slots_of(dtype))
         return found
 
+    @cached_property
+    def _store(self) -> Store:
+        if self.is_whole:
+            assert self._source.whole is not None
+            return Mapped(self._source.whole)
+        return Loaded(self._load)
+
+    def _load(self, slot: Ints) -> NDArray[np.uint8]:
+        """Return the bytes that a slot stands for."""
+        offset, size = slot[:2].tolist()
+        stored = self._source.read(offset, offset + size)
+        if len(stored) != size:
+            raise FormatError(f"the file ends before the buffer at {offset}")
+        if self.footer.compression is None:
+            return stored
+        try:
+            return expand(stored, int(slot[3]))
+        except ValueError as error:
+            raise FormatError(f"buffer at {offset}: {error}") from None
+
     def verify(self) -> None:
         """Compare every checksum, and check every column.
 
         Raises:
             CorruptFileError: A buffer is not what was written.
+            ImportError: The checksums are xxh3_64 and xxhash is not installed.
         """
-        for chunk, slots in enumerate(self._slots.tolist()):
-            for slot, (offset, size, crc) in enumerate(slots):
-                if offset >= 0 and zlib.crc32(self._bytes[offset : offset + size].data) != crc:
-                    where = f"{self._slot_name(slot)} of chunk {chunk}: checksum does not match"
-                    raise CorruptFileError(self.path, where)
+        for chunk, slots in enumerate(self._directory.slots):
+            for slot in self._unlike(slots):
+                where = f"{self._slot_name(slot)} of chunk {chunk}: checksum does not match"
+                raise CorruptFileError(self.path, where)
+        for _ in self._unlike(value_slots(self.footer)):
+            raise CorruptFileError(self.path, "values of a dictionary: checksum does not match")
         for name in self.schema:
-            self.array(name)
+            for chunk in range(min(1, self.footer.chunks) if self.is_whole else self.footer.chunks):
+                self.chunk(name, chunk)
+
+    def checksums(self, name: str, chunk: int | None = None) -> Ints:
+        """Return what stands for a column's content: rows and checksums, int64 [chunks, n].
+
+        Args:
+            name: The column.
+            chunk: One chunk of it; default all.
+        """
+        first, size = self._first_slot[name], sum(1 for _ in slots_of(self.schema[name]))
+        some = slice(None) if chunk is None else slice(chunk, chunk + 1)
+        rows, slots = self._directory
+        found = slots[some, first : first + size, 2]
+        apart = [s[2] for n in self._dictionaries[name] for s in self.footer.dictionaries[n].slots]
+        values = np.broadcast_to(np.array(apart, np.int64), (len(found), len(apart)))
+        return np.concatenate([rows[some, None], found, values], axis=1)
+
+    def _unlike(self, slots: Ints) -> list[int]:
+        """Return which of some slots hold other bytes than were written."""
+        checksum = function_of(self.footer.checksum)
+        found = []
+        for number, (offset, size, wanted, *_) in enumerate(slots.tolist()):
+            if offset == ABSENT:
+                continue
+            data = self._source.read(offset, offset + size)
+            if len(data) != size or checksum(data.data) != wanted:
+                found.append(number)
+        return found
 
     def _slot_name(self, slot: int) -> str:
         name = [n for n, first in self._first_slot.items() if first <= slot][-1]
@@ -123,110 +213,87 @@ class File:
         return f"column {name!r}: {kind}"
 
     def array(self, name: str) -> Array:
-        """Return a column over all chunks of the file, without a copy.
+        """Return a column over all chunks of a file that ``is_whole``, without a copy.
 
         Raises:
             CorruptFileError: A buffer has the wrong size, or offsets run backwards.
         """
         found = self._arrays.get(name)
+        if not self.footer.chunks:
+            return all_null(self.schema[name], 0)
         if found is None:
-            try:
-                found = _Columns(self, self._slots, self._first_slot[name]).read(
-                    self.schema[name], self.chunk_rows
-                )
-            except FormatError as error:
-                raise CorruptFileError(self.path, f"column {name!r}: {error}") from None
-            self._arrays[name] = found
+            assert self.is_whole, "the columns of this file are read chunk by chunk"
+            directory = self._directory
+            found = self._arrays[name] = self._read(name, directory.slots, directory.rows)
         return found
 
-    def view(self, dtype: np.dtype[Any]) -> NDArray[Any]:
-        """Return the whole file as one array of ``dtype``."""
-        if dtype.str not in self._views:
-            whole = self._bytes[: len(self._bytes) // ALIGNMENT * ALIGNMENT]
-            self._views[dtype.str] = whole.view(dtype)
-        return self._views[dtype.str]
+    def chunk(self, name: str, number: int) -> Array:
+        """Return a column's part in one chunk, compact: a view, or read and then kept a while.
+
+        Raises:
+            CorruptFileError: A buffer has the wrong size or bytes, or offsets run backwards.
+        """
+        if self.is_whole:
+            return self.array(name).window(number, 0, int(self.chunk_rows[number]))
+        return self._chunks.get((name, number), lambda: self._read_chunk(name, number))
+
+    def _read_chunk(self, name: str, number: int) -> Array:
+        some = slice(number, number + 1)
+        return self._read(name, self._directory.slots[some], self._directory.rows[some])
+
+    def _read(self, name: str, slots: Ints, rows: Ints) -> Array:
+        values = iter(self._dictionaries[name])
+        layout = Layout(
+            self._store, slots, self._first_slot[name], lambda: self.values(next(values))
+        )
+        try:
+            return layout.read(self.schema[name], rows)
+        except FormatError as error:
+            raise CorruptFileError(self.path, f"column {name!r}: {error}") from None
+
+    @cached_property
+    def _dictionaries(self) -> dict[str, list[int]]:
+        """Numbers of the dictionaries of each column."""
+        count, found = 0, {}
+        for name, dtype in self.schema.items():
+            size = sum(1 for _ in dictionaries_of(dtype))
+            found[name] = list(range(count, count + size))
+            count += size
+        return found
+
+    def values(self, number: int) -> Array:
+        """Return the values of a dictionary, counted through the schema.
+
+        Raises:
+            FormatError: A buffer is not what the type asks for.
+        """
+        found = self._values.get(number)
+        if found is None:
+            stored = self.footer.dictionaries[number]
+            slots = np.array(stored.slots, np.int64)[None]
+            layout = Layout(self._store, slots, 0, _no_values)
+            types = list(dictionaries_of(self.schema.struct))
+            found = layout.read(types[number].value, np.array([stored.rows]))
+            found = found.window(0, 0, stored.rows)
+            if found.valid is not None:
+                raise FormatError(f"dictionary {number} holds a null")
+            if isinstance(found, Text) and first_not_utf8(found) is not None:
+                raise FormatError(f"dictionary {number}: a string is not UTF-8")
+            self._values[number] = found
+        return found
 
 
-def reopen(path: str, uuid: bytes) -> File:
-    """Return the file that a pickle named.
+def _no_values() -> Array:
+    raise FormatError("a dictionary has a dictionary")
+
+
+def reopen(path: str, uuid: bytes, end: int, io: IO) -> File:
+    """Return the file that a pickle named, as it was then.
 
     Raises:
         CorruptFileError: Another file has taken its place since.
     """
-    file = File(path)
-    if file.uuid != uuid:
+    file = File(path, io=io)
+    if file.uuid != uuid or file.end < end:
         raise CorruptFileError(path, "header: the file was replaced after the dataset was pickled")
-    return file
-
-
-class _Columns:
-    """Turns slots, in order, into one column."""
-
-    def __init__(self, file: File, slots: Ints, first: int) -> None:
-        self.file = file
-        self.slots = slots
-        self.next = first
-
-    def read(self, dtype: DType, counts: Ints) -> Array:
-        """Return the next column: ``counts[c]`` elements in chunk ``c``."""
-        length = sum(counts.tolist())
-        if isinstance(dtype, Null):
-            return Nulls(length)
-        valid = self.validity(counts)
-        if isinstance(dtype, Struct):
-            children = {f.name: self.read(f.dtype, counts) for f in dtype.fields}
-            return Structs(dtype, children, length=length, valid=valid)
-        if isinstance(dtype, Number | Bool):
-            return self.flat(dtype, counts, length, valid)
-        base = self.buffer(4 * (counts + 1), "offsets") // 4
-        edges = self.file.view(np.dtype("<i4"))
-        inner = self.check_edges(edges, base, counts)
-        if isinstance(dtype, List):
-            child = self.read(dtype.item, inner)
-            return Lists(dtype, edges, child, length=length, valid=valid, base=base)
-        data = self.buffer(inner, "data")
-        size = sum(inner.tolist())
-        child = Numbers(Number("uint8"), self.file.view(np.dtype("u1")), length=size, base=data)
-        return Text(dtype, edges, child, length=length, valid=valid, base=base)
-
-    def flat(self, dtype: Number | Bool, counts: Ints, length: int, valid: Bits | None) -> Array:
-        start = self.buffer(data_bytes(dtype, counts), "data")
-        if isinstance(dtype, Bool):
-            return Bools(
-                Bits(self.file.view(np.dtype("u1")), start * 8), length=length, valid=valid
-            )
-        values = self.file.view(dtype.numpy)
-        base = start // dtype.numpy.itemsize
-        return Numbers(dtype, values, length=length, valid=valid, base=base)
-
-    def slot(self) -> Ints:
-        found: Ints = self.slots[:, self.next]
-        self.next += 1
-        return found
-
-    def buffer(self, sizes: Ints, kind: str) -> Ints:
-        """Return the offset of the next buffer in each chunk, of the given sizes."""
-        slot = self.slot()
-        if not np.array_equal(slot[:, 1], sizes):
-            raise FormatError(f"{kind} has the wrong size in some chunk")
-        return slot[:, 0].copy()
-
-    def validity(self, counts: Ints) -> Bits | None:
-        slot = self.slot()
-        present = slot[:, 0] >= 0
-        if not present.any():
-            return None
-        if (slot[present, 1] != (counts[present] + 7) >> 3).any():
-            raise FormatError("validity has the wrong size in some chunk")
-        base = np.where(present, slot[:, 0] * 8, -1)
-        return Bits(self.file.view(np.dtype("u1")), base)
-
-    def check_edges(self, edges: NDArray[Any], base: Ints, counts: Ints) -> Ints:
-        """Return how many elements the child has in each chunk."""
-        last = np.zeros(len(base), np.int64)
-        for chunk, (first, count) in enumerate(zip(base.tolist(), counts.tolist(), strict=True)):
-            found = edges[first : first + count + 1]
-            if found[0] != 0 or (found[1:] < found[:-1]).any():
-                raise FormatError(f"offsets of chunk {chunk} run backwards or do not start at 0")
-            last[chunk] = found[-1]
-        return last
+    return file if file.end == end else File(path, io=io, end=end)

@@ -1,79 +1,139 @@
-"""The bytes of a ``.nano`` file being written, in the order of the file."""
+"""The bytes of a ``.nano`` file being written, in the order of the file.
+
+Checksums are computed by another thread while the bytes are written: both leave Python to itself,
+and whichever touches a buffer second finds it in the processor's cache. zstd runs before both.
+"""
 
 import os
 import zlib
 from collections.abc import Iterable
-from typing import Any
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Buffer
+from .checksum import Checksum, function_of
+from .coded import Vocabulary
+from .convert import all_null, concat
+from .directory import ABSENT, dictionaries_of, slots_of
 from .format import (
-    ABSENT,
-    HEADER,
+    TRAILER,
     Footer,
     Trailer,
+    Values,
     encode_footer,
-    encode_header,
     encode_trailer,
     padding,
-    slots_of,
 )
-from .types import Schema
+from .nested import Structs
+from .recode import recoded
+from .types import Dictionary, Schema
+from .zstd import Compression, Compressor
+
+ASIDE_BYTES = 64 << 10
+"""Size from which a buffer's checksum is worth handing to the other thread."""
+ZEROS = memoryview(bytes(64))
+
+
+class Encoding(NamedTuple):
+    """How buffers are stored."""
+
+    checksum: Checksum
+    compression: Compression | None
 
 
 class Sink:
-    """The bytes of a file being written: chunks, then the directory, footer and trailer."""
+    """The bytes of a file being written: chunks, then the directory, footer and trailer.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        file: Descriptor of the file, at its end; closed by this object.
+        path: Its path.
+        encoding: How buffers are stored.
+        at: Bytes that it has, a multiple of 64.
+    """
+
+    def __init__(self, file: int, path: str, encoding: Encoding, *, at: int) -> None:
         self.path = path
         self.rows = 0
-        self._entries: list[list[int]] = []
-        self._file = open(path, "xb", buffering=0)  # noqa: SIM115 - closed by seal or discard
-        self._at = 0
-        self._put(encode_header(os.urandom(16)))
+        self._file = file
+        self._at = at
+        self._encoding = encoding
+        self._checksum = function_of(encoding.checksum)
+        self._compressor = None if encoding.compression is None else Compressor()
+        self._entries: list[Any] = []
+        self._vocabularies: list[Vocabulary] = []
+        self._aside = ThreadPoolExecutor(1)
 
-    def _put(self, data: Any) -> int:  # noqa: ANN401 - any buffer
-        """Write all of ``data``, bytes or uint8, and its padding; return its offset."""
-        start, view = self._at, memoryview(data)
-        size = view.nbytes
-        while len(view):
-            view = view[self._file.write(view) :]
-        self._at += size + padding(size)
-        rest = padding(size)
-        while rest:
-            rest -= self._file.write(bytes(rest))
+    def _put(self, data: memoryview) -> int:
+        """Write all of ``data`` and its padding; return its offset."""
+        start, gap = self._at, padding(len(data))
+        self._at += len(data) + gap
+        left = [part for part in (data, ZEROS[:gap]) if len(part)]
+        while left:
+            done = os.writev(self._file, left)
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if left:
+                left[0] = left[0][done:]
         return start
 
-    def add(self, rows: int, buffers: Iterable[Buffer]) -> None:
-        """Append a chunk of ``rows`` rows."""
-        entry = [rows]
+    def add(self, rows: Structs) -> None:
+        """Append a chunk of rows."""
+        types = list(dictionaries_of(rows.dtype))
+        while len(self._vocabularies) < len(types):
+            self._vocabularies.append(Vocabulary())
+        known = iter(self._vocabularies)
+        fields = [recoded(child, known) for child in rows.children.values()]
+        slots = self._put_all(buffer for field in fields for buffer in field.buffers())
+        self._entries.append(np.array([rows.length, *(n for slot in slots for n in slot)], "<i8"))
+        self.rows += rows.length
+
+    def _put_all(self, buffers: Iterable[Buffer]) -> list[tuple[int, ...]]:
+        """Append buffers; return the slot of each."""
+        width = 3 if self._compressor is None else 4
+        slots: list[tuple[tuple[int, ...], Future[int] | None]] = []
         for buffer in buffers:
             if buffer is None:
-                entry.extend(ABSENT)
+                slots.append(((ABSENT,) * width, None))
                 continue
             data = np.ascontiguousarray(buffer).view(np.uint8)
-            entry.extend((self._put(data), data.nbytes, zlib.crc32(data.data)))
-        self._entries.append(entry)
-        self.rows += rows
+            stored = data if self._compressor is None else self._compressor.shrink(data)
+            aside = None
+            if len(stored) >= ASIDE_BYTES:
+                aside = self._aside.submit(self._checksum, stored.data)
+            at = self._put(stored.data)
+            crc = 0 if aside is not None else self._checksum(stored.data)
+            slots.append(((at, len(stored), crc, len(data))[:width], aside))
+        return [s if f is None else (*s[:2], f.result(), *s[3:]) for s, f in slots]
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
-        """Finish the file and bring it to the disk."""
+        """Write what comes after the chunks, and bring the file to the disk."""
+        values = self._put_values(list(dictionaries_of(schema.struct)))
         slots = sum(1 for _ in slots_of(schema.struct)) - 1
         directory = np.array(self._entries, "<i8").reshape(-1).view(np.uint8)
-        at = self._put(directory)
-        footer = Footer(schema, self.rows, len(self._entries), slots, at, metadata)
-        raw = encode_footer(footer, directory.nbytes, f"nanosets {_version()}")
-        start = self._put(raw)
+        at = self._put(directory.data)
+        chunks = len(self._entries)
+        footer = Footer(schema, self.rows, chunks, slots, at, metadata, *self._encoding, values)
+        raw = encode_footer(footer, f"nanosets {_version()}")
+        start = self._put(memoryview(raw))
         crcs = zlib.crc32(raw), zlib.crc32(directory.data)
-        self._put(encode_trailer(Trailer(start, len(raw), self._at + HEADER.size, *crcs)))
-        os.fsync(self._file.fileno())
-        self._file.close()
+        trailer = Trailer(start, len(raw), self._at + TRAILER.size, *crcs)
+        self._put(memoryview(encode_trailer(trailer)))
+        os.fsync(self._file)
 
-    def discard(self) -> None:
-        """Drop the file."""
-        self._file.close()
-        os.unlink(self.path)
+    def _put_values(self, types: list[Dictionary]) -> tuple[Values, ...]:
+        found = []
+        for number, dtype in enumerate(types):
+            known = self._vocabularies[number].parts if self._entries else []
+            values = concat(known or [all_null(dtype.value, 0)])
+            found.append(Values(values.length, tuple(self._put_all(values.buffers()))))
+        return tuple(found)
+
+    def close(self) -> None:
+        """Close the file as it is."""
+        self._aside.shutdown()
+        os.close(self._file)
 
 
 def _version() -> str:

@@ -1,8 +1,16 @@
-"""How many rows go to training and how many to testing."""
+"""Rows for training and rows for testing."""
 
 from collections.abc import Callable
 from math import ceil, floor
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .rows import random_order
+from .splits import DatasetDict
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
 
 DEFAULT_TEST_SIZE = 0.25
 
@@ -12,6 +20,40 @@ class SplitSizes(NamedTuple):
 
     train: int
     test: int
+
+
+def train_test_split(
+    ds: "Dataset",
+    test_size: float | int | None = None,
+    train_size: float | int | None = None,
+    *,
+    shuffle: bool = True,
+    seed: int | None = None,
+    generator: "np.random.Generator | None" = None,
+) -> DatasetDict:
+    """Return disjoint datasets ``{"train": ..., "test": ...}``; no data is copied.
+
+    Args:
+        ds: The dataset.
+        test_size: Rows (int) or part of them (float); default what ``train_size`` leaves, a
+            quarter without it.
+        train_size: As ``test_size``; default what ``test_size`` leaves.
+        shuffle: Draw the rows at random; else the test rows are the last ones.
+        seed: Of the draw.
+        generator: Draws the rows in place of ``seed``.
+
+    Raises:
+        ValueError: The sizes do not fit the dataset, or leave one side empty.
+    """
+    sizes = split_sizes(len(ds), test_size, train_size)
+    if shuffle:
+        # The test rows are drawn first, as Hugging Face datasets draws them.
+        order = random_order(len(ds), seed, generator)
+        test, train = order[: sizes.test], order[sizes.test : sizes.test + sizes.train]
+    else:
+        order = np.arange(len(ds))
+        train, test = order[: sizes.train], order[sizes.train : sizes.train + sizes.test]
+    return DatasetDict({"train": ds.select(train), "test": ds.select(test)})
 
 
 def split_sizes(

@@ -1,23 +1,28 @@
 """Streaming writer of ``.nano`` files: rows in, chunks out, atomically.
 
-Everything goes to ``<path>.tmp.<pid>.<random>``; only a finished, synced file is renamed to
-``path``. So whatever happens to the process, ``path`` is the old file or the new one.
+Rows gather in memory until they fill a chunk. See ``place`` for what a crash leaves: always the
+file as it was before, or after.
 """
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 from .arrays import Array
 from .build import columns, first_bad, table
-from .convert import concat, convert
+from .checksum import Checksum, chosen
+from .convert import all_null, concat, convert
 from .errors import SchemaError
+from .layout import MAX_WEIGHTLESS
 from .nested import Structs
+from .place import Appended, NewFile, remove_leftovers
 from .reader import File
-from .sink import Sink
+from .sink import Encoding
 from .types import MAX_DEPTH, Features, Schema, Struct, depth_of, unify
+from .weight import weightless
+from .zstd import Compression
 
 BLOCK_ROWS = 1024
 """Rows given one at a time that are turned into columns together."""
@@ -34,15 +39,28 @@ class Writer:
         features: Types of the columns; a value that does not fit is an error.
         chunk_rows: Rows of a chunk at most.
         chunk_bytes: Bytes of a chunk, about; a longer row gets a chunk of its own.
-        metadata: JSON content to keep in the footer.
+        metadata: JSON content to keep in the footer; in an append added to what is there.
+        checksum: Of every buffer: crc32, xxh3_64 (about ten times as fast, needs xxhash), or
+            auto, xxh3_64 where that is installed.
+        compression: None, or zstd (needs zstandard). Compressed columns are read chunk by chunk
+            into memory rather than mapped.
+        append: Add to ``path`` if it is there. Its types, checksum and compression stay, and
+            ``features``, if given, must be those types.
+
+    Raises:
+        CorruptFileError: The file to append to is damaged.
+        ImportError: The checksum or compression needs a package that is missing.
+        ValueError: A limit is not positive, or what is asked is not how the file was written.
 
     >>> import tempfile, os
     >>> path = os.path.join(tempfile.mkdtemp(), "a.nano")
     >>> with Writer(path) as writer:
     ...     writer.write({"tokens": [1, 2, 3]})
     ...     writer.write_batch({"tokens": [[4], None]})
+    >>> with Writer(path, append=True) as writer:
+    ...     writer.write({"tokens": [5]})
     >>> File(path).footer.rows
-    3
+    4
     """
 
     def __init__(
@@ -53,9 +71,14 @@ class Writer:
         chunk_rows: int = 65_536,
         chunk_bytes: int = 64 << 20,
         metadata: Mapping[str, Any] | None = None,
+        checksum: Checksum | Literal["auto"] = "auto",
+        compression: Compression | None = None,
+        append: bool = False,
     ) -> None:
         if chunk_rows < 1 or chunk_bytes < 1:
             raise ValueError(f"{chunk_rows=} and {chunk_bytes=} are positive; raise the lower one")
+        if compression not in (None, "zstd"):
+            raise ValueError(f"{compression=} is neither None nor 'zstd'; use one of them")
         self.path = os.path.abspath(path)
         if os.path.isdir(self.path):
             raise IsADirectoryError(f"{path} is a directory; name a file in it, such as data.nano")
@@ -67,11 +90,33 @@ class Writer:
         self._metadata = dict(metadata or {})
         self._buffered: list[Mapping[str, Any]] = []
         self._pending: list[Structs] = []
+        self._pending_rows = 0
+        self._pending_bytes = 0
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
-        self._sink: Sink | None = self._new_sink()
+        remove_leftovers(self.path)
+        self._sink: NewFile | Appended | None
+        if append and os.path.exists(self.path):
+            self._sink = self._append_to(None if checksum == "auto" else checksum, compression)
+        else:
+            self._encoding = Encoding(chosen(checksum), compression)
+            self._sink = NewFile(self.path, self._encoding)
 
-    def _new_sink(self) -> Sink:
-        return Sink(f"{self.path}.tmp.{os.getpid()}.{os.urandom(4).hex()}")
+    def _append_to(self, checksum: Checksum | None, compression: Compression | None) -> Appended:
+        sink = Appended(self.path)
+        footer = sink.before.footer
+        for name, value, found in (
+            ("features", self._schema if self._fixed else None, footer.schema),
+            ("checksum", checksum, footer.checksum),
+            ("compression", compression, footer.compression),
+        ):
+            if value is not None and value != found:
+                sink.discard()
+                rule = f"{name}={value!r} is asked and {self.path} has {found!r}"
+                raise ValueError(f"{rule}; leave it out, or write another file")
+        self._fixed, self._schema = True, footer.schema
+        self._encoding = Encoding(footer.checksum, footer.compression)
+        self._metadata = {**footer.metadata, **self._metadata}
+        return sink
 
     def __enter__(self) -> "Writer":
         return self
@@ -112,6 +157,16 @@ class Writer:
         self._flush_rows()
         self._append(rows)
 
+    def write_arrow(self, data: Any) -> None:  # noqa: ANN401 - any object with the protocol
+        """Add what an object with ``__arrow_c_stream__`` or ``__arrow_c_array__`` holds."""
+        from .arrow import import_stream  # whose ctypes most writers never need
+
+        schema, blocks = import_stream(data)
+        self._flush_rows()
+        self._append(cast(Structs, all_null(schema.struct, 0)))
+        for block in blocks:
+            self._append(block)
+
     def close(self) -> None:
         """Write what is left, finish the file and put it in place."""
         if self._sink is None:
@@ -119,19 +174,17 @@ class Writer:
         try:
             self._flush_rows()
             self._flush_chunks(everything=True)
-            self._sink.seal(self._schema, self._metadata)
-            os.replace(self._sink.path, self.path)
+            self._sink.finish(self._schema, self._metadata)
         except BaseException:
             self.abort()
             raise
         self._sink = None
-        _sync_directory(os.path.dirname(self.path))
 
     def abort(self) -> None:
         """Drop everything that was written; ``path`` stays as it was."""
         if self._sink is not None:
-            self._sink.discard()
-            self._sink = None
+            sink, self._sink = self._sink, None
+            sink.discard()
 
     def _flush_rows(self) -> None:
         rows, self._buffered = self._buffered, []
@@ -163,6 +216,8 @@ class Writer:
             self._widen(self._fit(rows))
         self.rows += rows.length
         self._pending.append(rows)
+        self._pending_rows += rows.length
+        self._pending_bytes += rows.nbytes
         self._flush_chunks(everything=False)
 
     def _widen(self, schema: Schema) -> None:
@@ -172,47 +227,52 @@ class Writer:
         if schema == old or not self._sink.rows:
             return
         # The types of a file hold for all of its chunks: copy those that are written.
-        narrow, self._sink = self._sink, self._new_sink()
+        narrow, self._sink = self._sink, NewFile(self.path, self._encoding)
         narrow.seal(old, {})
         try:
             for chunk in tables(File(narrow.path)):
                 self._add_chunk(_as_table(chunk, schema))
         finally:
-            os.unlink(narrow.path)
+            narrow.discard()
 
     def _flush_chunks(self, *, everything: bool) -> None:
         chunk_rows, chunk_bytes = self._limits
-        rows = sum(t.length for t in self._pending)
-        size = sum(t.nbytes for t in self._pending)
+        rows, size = self._pending_rows, self._pending_bytes
         if rows == 0 or not (everything or rows >= chunk_rows or size >= chunk_bytes):
             return
         whole = concat([_as_table(t, self._schema) for t in self._pending])
+        self._pending = []
         step = min(chunk_rows, max(1, rows * chunk_bytes // max(size, 1)))
         start = 0
         while rows - start >= step or (everything and start < rows):
             stop = min(start + step, rows)
             self._add_chunk(cast(Structs, whole.window(0, start, stop)))
             start = stop
-        self._pending = [cast(Structs, whole.window(0, start, rows))]
+        rest = cast(Structs, whole.window(0, start, rows))
+        self._pending = [rest]
+        self._pending_rows, self._pending_bytes = rest.length, rest.nbytes
 
     def _add_chunk(self, rows: Structs) -> None:
         """Write one chunk, or two when the rows are uneven and these are the long ones."""
-        if rows.length > 1 and rows.nbytes > 2 * self._limits[1]:
+        size, count = rows.nbytes, weightless(rows)
+        if rows.length > 1 and (size > 2 * self._limits[1] or count > MAX_WEIGHTLESS):
             middle = rows.length // 2
             self._add_chunk(rows.window(0, 0, middle))
             self._add_chunk(rows.window(0, middle, rows.length))
             return
-        if rows.nbytes >= 2**31:
-            raise SchemaError("", f"a row takes {rows.nbytes} bytes, a chunk holds 2 GiB; split it")
+        if size >= 2**31:
+            raise SchemaError("", f"a row takes {size} bytes, a chunk holds 2 GiB; split it")
+        if count > MAX_WEIGHTLESS:
+            rule = f"holds {count} values that take no bytes, a file {MAX_WEIGHTLESS}; shorten it"
+            raise SchemaError("", f"a list of nulls {rule}")
         assert self._sink is not None
-        fields = rows.children.values()
-        self._sink.add(rows.length, (b for child in fields for b in child.buffers()))
+        self._sink.add(rows)
 
 
 def tables(file: File) -> Iterator[Structs]:
-    """Yield each chunk of a file as a struct array whose fields are views of its columns."""
+    """Yield each chunk of a file as a struct array whose fields are its columns' arrays."""
     for chunk, rows in enumerate(file.chunk_rows.tolist()):
-        children: dict[str, Array] = {n: file.array(n).window(chunk, 0, rows) for n in file.schema}
+        children: dict[str, Array] = {name: file.chunk(name, chunk) for name in file.schema}
         yield Structs(file.schema.struct, children, length=rows)
 
 
@@ -224,12 +284,3 @@ def _check_depth(schema: Schema) -> None:
 
 def _as_table(rows: Structs, schema: Schema) -> Structs:
     return cast(Structs, convert(rows, schema.struct))
-
-
-def _sync_directory(path: str) -> None:
-    """Bring a rename to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,267 +1,199 @@
-r"""Forward of packed causal attention with grouped KV heads, as a reference and as a kernel.
+r"""Forward of attention with grouped KV heads, over packed sequences or a dense batch: the kernel.
 
 FlashAttention-2 (Dao, arXiv:2307.08691): a program owns BLOCK_M queries of one head and walks over
 the keys they see in steps of BLOCK_N, keeping a running maximum m, sum l and output in float32::
 
-    s = scale log2(e) q k^T     m' = max(m, max s)     p = 2^(s - m')     a = 2^(m - m')
-    l = l a + sum p             o = o a + p v          lse = (m + log2 l) / log2(e)
+    s = q k^T     m' = max(m, c max s)     p = 2^(c s - m')     a = 2^(m - m')     c = scale log2(e)
+    l = l a + sum p          o = o a + p v          lse = (m + log2 l) / log2(e)
 
 A sequence's queries are its last tokens: query i of n sees key j of m when ``j <= i + m - n``. With
-a cached prefix (m > n) the mask is aligned at the bottom right::
+a cached prefix (m > n) the mask is aligned at the bottom right, a window leaves the last w of these
+keys, and only the tiles that the mask cuts are masked::
 
               keys 0 .. m-1
             +---------+---------+\
-    query 0 |  whole  |         | \            whole    no mask, the first loop
-            |  tiles  |diagonal |  \  not      diagonal masked, the second loop
+    query 0 |  whole  |         | \            whole    no mask
+            |  tiles  |diagonal |  \  not      diagonal masked
     n - 1   |         |         |   \ visited
             +---------+---------+----+
 
-Programs of the longest rows start first. Nothing is saved but ``o`` and ``lse``; the backward
-(:mod:`.backward`) recomputes p. FLOPs: 4 D a visible pair. Without skipping it would be twice that.
+K and V come through one tensor descriptor each, made on the host. Of packed rows it is a ragged one
+(:func:`.packed.ragged`), so that a tile that crosses the end of its sequence reads zeros there, not
+the neighbour. FLOPs: 4 D a visible pair. Nothing is saved for the backward (:mod:`.backward`) but
+``o`` and ``lse``. On Hopper 16-bit inputs go to :mod:`.gluon_forward`.
 
-Shape legend: T = packed query tokens, S = packed key tokens, N = sequences, L = longest sequence,
-H = query heads, K = KV heads, D = head dimension.
+Shape legend: T = packed query tokens, B = batch, S = tokens of a sequence, H = query heads, K = KV
+heads, D = head dimension.
 """
 
-import math
-from typing import NamedTuple
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from nanorlhf.nanokernels.attention.packed import Packed, Tile, as_rows
-from nanorlhf.nanokernels.dispatch import (
-    accumulator,
-    allow_scratch,
-    cdiv,
-    jit,
-    jit_varying,
-    launch,
-    tl,
+from nanorlhf.nanokernels.attention.packed import (
+    Packed,
+    as_batch,
+    as_rows,
+    batched,
+    find_sequence,
+    ragged,
 )
+from nanorlhf.nanokernels.configs import Config, table
+from nanorlhf.nanokernels.dispatch import cdiv, descriptor, jit, jit_varying, launch, tl
 
-FORWARD_TILES = {
-    (16, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
-    (32, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
-    (64, 2): Tile(block_m=128, block_n=64, num_warps=4, num_stages=3),
-    (128, 2): Tile(block_m=128, block_n=64, num_warps=8, num_stages=3),
-    (16, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
-    (32, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
-    (64, 4): Tile(block_m=64, block_n=32, num_warps=4, num_stages=1),
-    (128, 4): Tile(block_m=32, block_n=32, num_warps=8, num_stages=1),
-}
-"""Launch parameters by (head dimension, bytes of an element)."""
+if TYPE_CHECKING:
+    from nanorlhf.nanokernels.tune import Tunable
 
-
-class Attended(NamedTuple):
-    """What attention returns inside this package."""
-
-    o_THD: Tensor
-    lse_TH: Tensor | None
-
-
-def _slots(packed: Packed, rows: int) -> Tensor:
-    """Return each packed row's index in a batch padded to [N * L], int64 [rows]."""
-    starts = packed.cu_seqlens[:-1].long()
-    lengths = packed.cu_seqlens.diff().long()
-    first = torch.arange(len(lengths), device=starts.device) * packed.max_seqlen - starts
-    shift = first.repeat_interleave(lengths, output_size=rows)
-    return shift + torch.arange(rows, device=starts.device)
-
-
-def _slots_if_ragged(packed: Packed, rows: int) -> Tensor | None:
-    """Return :func:`_slots`, or None when every sequence is L long and nothing need move."""
-    return None if rows == packed.num_sequences * packed.max_seqlen else _slots(packed, rows)
-
-
-def _pad(x: Tensor, packed: Packed, slots: Tensor | None) -> Tensor:
-    """Return packed [T, H, D] as [N, H, L, D], zeros on padding; a view when nothing is padded."""
-    heads, dim = x.shape[1:]
-    if slots is not None:
-        x = x.new_zeros(packed.num_sequences * packed.max_seqlen, heads, dim).index_copy(
-            0, slots, x
-        )
-    return x.view(packed.num_sequences, packed.max_seqlen, heads, dim).transpose(1, 2)
-
-
-def _unpad(x: Tensor, slots: Tensor | None) -> Tensor:
-    """Return [N, H, L, ...] packed as [T, H, ...]."""
-    x = x.transpose(1, 2).flatten(0, 1)
-    return x if slots is None else x.index_select(0, slots)
-
-
-def _visible(queries: Packed, keys: Packed) -> Tensor:
-    """Return which keys a query sees, bool [N, 1, Lq, Lk], aligned at the bottom right."""
-    device = queries.cu_seqlens.device
-    query_lengths, key_lengths = queries.cu_seqlens.diff(), keys.cu_seqlens.diff()
-    row = torch.arange(queries.max_seqlen, device=device)
-    column = torch.arange(keys.max_seqlen, device=device)
-    last = row + (key_lengths - query_lengths)[:, None]
-    last = torch.minimum(last, key_lengths[:, None] - 1)
-    return (column <= last[:, :, None])[:, None]
-
-
-@torch.no_grad()
-def _log_sum_exp(q: Tensor, k: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """Return the log of each query's softmax denominator, [N, H, L]."""
-    high = accumulator(q.dtype)
-    k = k.repeat_interleave(q.shape[1] // k.shape[1], dim=1)
-    scores = q.to(high) @ k.to(high).transpose(-1, -2) * scale
-    return scores.masked_fill(~visible, -math.inf).logsumexp(dim=-1)
-
-
-def _masked_sdpa(q: Tensor, k: Tensor, v: Tensor, visible: Tensor, scale: float) -> Tensor:
-    """Return attention under an explicit mask; 0 where a query sees nothing."""
-    # Such a row would be 0 / 0: it looks at every key and is cleared afterwards.
-    blind = ~visible.any(dim=-1, keepdim=True)
-    o = F.scaled_dot_product_attention(
-        q, k, v, attn_mask=visible | blind, scale=scale, enable_gqa=True
-    )
-    return o.masked_fill(blind, 0.0)
-
-
-def reference(
-    q_THD: Tensor,
-    k_SKD: Tensor,
-    v_SKD: Tensor,
-    *,
-    queries: Packed,
-    keys: Packed | None = None,
-    scale: float,
-    return_lse: bool = False,
-) -> Attended:
-    """Return attention by padding to [N, L] and one call of PyTorch's own.
-
-    Without ``keys`` the padding lies behind every token a causal mask lets through, so the flag
-    ``is_causal`` is mask enough and the fused CPU kernel runs.
-    """
-    slots = _slots_if_ragged(queries, q_THD.shape[0])
-    key_slots = slots if keys is None else _slots_if_ragged(keys, k_SKD.shape[0])
-    q = _pad(q_THD, queries, slots)
-    k, v = (_pad(x, keys or queries, key_slots) for x in (k_SKD, v_SKD))
-    if keys is None:
-        o = F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale, enable_gqa=True)
-    else:
-        o = _masked_sdpa(q, k, v, _visible(queries, keys), scale)
-    lse = None
-    if return_lse:
-        lse = _unpad(_log_sum_exp(q, k, _visible(queries, keys or queries), scale), slots)
-    return Attended(_unpad(o, slots), lse)
+GLUON_HEAD_DIMS = (64, 128)
+"""Head dimensions of :mod:`.gluon_forward`."""
 
 
 @jit
-def _attend(
-    acc: tl.tensor,
-    peak: tl.tensor,
-    total: tl.tensor,
-    q: tl.tensor,
-    last: tl.tensor,
-    k_rows: tl.tensor,
-    v_rows: tl.tensor,
-    column: tl.tensor,
-    scale_log2: tl.tensor,
-    start: tl.tensor,
+def _rows(
+    rows: tl.tensor,
+    sequence: tl.tensor,
     end: tl.tensor,
-    MASKED: tl.constexpr,
+    length: tl.tensor,
+    head: tl.tensor,
+    first: tl.tensor,
+    DENSE: tl.constexpr,
     BLOCK_N: tl.constexpr,
-) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Fold keys [start, end) into the running output, maximum and sum of a tile of queries."""
-    for first in tl.range(start, end, BLOCK_N):
-        k = k_rows.load([first, column])
-        s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
-        if MASKED:
-            key = first + tl.arange(0, BLOCK_N)
-            s = tl.where(key[None, :] <= last[:, None], s, -float("inf"))
-            new_peak = tl.maximum(peak, tl.max(s, axis=1))
-            # Nothing seen yet: -inf - -inf would be NaN.
-            shift = tl.where(new_peak == -float("inf"), 0.0, new_peak)
-        else:
-            new_peak = tl.maximum(peak, tl.max(s, axis=1))
-            shift = new_peak
-        p = tl.math.exp2(s - shift[:, None])
-        shrink = tl.math.exp2(peak - shift)
-        total = total * shrink + tl.sum(p, axis=1)
-        v = v_rows.load([first, column])
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
-        peak = new_peak
-    return acc, peak, total
+    D: tl.constexpr,
+) -> Any:  # noqa: ANN401
+    """Return rows [first, first + BLOCK_N) of one sequence and head, zeros past its length."""
+    if DENSE:
+        x = rows.load([sequence, first, head, 0])
+    else:
+        x = rows.load([1 << 30, end, (1 << 30) - length + first, head * D])
+    return tl.reshape(x, (BLOCK_N, D))
 
 
-@jit_varying("tokens")
+@jit_varying("sequences", "tokens", "q_length", "k_length", "window")
 def _forward_kernel(
     q_ptr: tl.tensor,
-    k_ptr: tl.tensor,
-    v_ptr: tl.tensor,
+    k_rows: tl.tensor,
+    v_rows: tl.tensor,
     o_ptr: tl.tensor,
     lse_ptr: tl.tensor,
     cu_q_ptr: tl.tensor,
     cu_k_ptr: tl.tensor,
     scale: tl.tensor,
+    sequences: tl.tensor,
     tokens: tl.tensor,
-    stride_q: tl.tensor,
-    stride_k: tl.tensor,
-    stride_v: tl.tensor,
+    q_length: tl.tensor,
+    k_length: tl.tensor,
+    window: tl.tensor,
+    stride_qb: tl.tensor,
+    stride_qt: tl.tensor,
+    stride_qh: tl.tensor,
+    HEADS: tl.constexpr,
     GROUP: tl.constexpr,
     D: tl.constexpr,
+    DENSE: tl.constexpr,
+    CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ) -> None:
-    sequence = tl.program_id(2)
-    head = tl.program_id(1)
-    q_start = tl.load(cu_q_ptr + sequence)
-    q_len = tl.load(cu_q_ptr + sequence + 1) - q_start
-    k_start = tl.load(cu_k_ptr + sequence)
-    k_len = tl.load(cu_k_ptr + sequence + 1) - k_start
-    tile = tl.num_programs(0) - 1 - tl.program_id(0)
-    if tile * BLOCK_M >= q_len:
-        return
+    head = tl.program_id(0) % HEADS
+    # The last tiles of a sequence see the most keys: they start first.
+    tile = tl.num_programs(0) // HEADS - 1 - tl.program_id(0) // HEADS
+    if DENSE:
+        sequence = tile // tl.cdiv(q_length, BLOCK_M)
+        tile = tile % tl.cdiv(q_length, BLOCK_M)
+        q_start = sequence * q_length
+        q_len = q_length
+        k_end = 0
+        k_len = k_length
+        q_ptr += sequence.to(tl.int64) * stride_qb
+    else:
+        sequence = find_sequence(cu_q_ptr, sequences, tile, BLOCK_M)
+        q_start = tl.load(cu_q_ptr + sequence)
+        q_len = tl.load(cu_q_ptr + sequence + 1) - q_start
+        k_end = tl.load(cu_k_ptr + sequence + 1)
+        k_len = k_end - tl.load(cu_k_ptr + sequence)
+        tile -= q_start // BLOCK_M + sequence
+        q_ptr += q_start.to(tl.int64) * stride_qt
+        if tile * BLOCK_M >= q_len:
+            return
+    kv_head = head // GROUP
     row = tile * BLOCK_M + tl.arange(0, BLOCK_M)
     dim = tl.arange(0, D)
-    valid = (row < q_len)[:, None]
-    column = head // GROUP * D
-    width = tl.num_programs(1) // GROUP * D
-    k_rows = tl.make_tensor_descriptor(
-        k_ptr + k_start.to(tl.int64) * stride_k, [k_len, width], [stride_k, 1], [BLOCK_N, D]
-    )
-    v_rows = tl.make_tensor_descriptor(
-        v_ptr + k_start.to(tl.int64) * stride_v, [k_len, width], [stride_v, 1], [BLOCK_N, D]
-    )
-    token = q_start.to(tl.int64) + row
-    q_tile = q_ptr + token[:, None] * stride_q + (head * D + dim)[None, :]
-    q = tl.load(q_tile, mask=valid, other=0.0)
+    inside = row < q_len
+    q_tile = q_ptr + row.to(tl.int64)[:, None] * stride_qt + head.to(tl.int64) * stride_qh
+    q = tl.load(q_tile + dim[None, :], mask=inside[:, None], other=0.0)
 
+    # Keys [start, end) are visited; those of [begin, whole) are seen by every row.
     offset = k_len - q_len
-    last = row + offset
-    end = tl.maximum(tl.minimum((tile + 1) * BLOCK_M + offset, k_len), 0)
-    whole = tl.minimum(tl.maximum(tile * BLOCK_M + offset + 1, 0), k_len) // BLOCK_N * BLOCK_N
+    start = 0
+    begin = 0
+    if CAUSAL:
+        end = tl.maximum(tl.minimum((tile + 1) * BLOCK_M + offset, k_len), 0)
+        whole = tl.maximum(tl.minimum(tile * BLOCK_M + offset + 1, k_len), 0)
+        last = tl.minimum(row + offset, k_len - 1)
+    else:
+        end = k_len
+        whole = k_len
+        last = tl.zeros((BLOCK_M,), tl.int32) + (k_len - 1)
+    if WINDOW:
+        start = tl.maximum(tile * BLOCK_M + offset + 1 - window, 0) // BLOCK_N * BLOCK_N
+        begin = (tile + 1) * BLOCK_M + offset - window
     peak = tl.full((BLOCK_M,), -float("inf"), tl.float32)
     total = tl.zeros((BLOCK_M,), tl.float32)
     acc = tl.zeros((BLOCK_M, D), tl.float32)
     scale_log2 = scale * 1.4426950408889634
-    acc, peak, total = _attend(
-        acc, peak, total, q, last, k_rows, v_rows, column, scale_log2,
-        0, whole, False, BLOCK_N,
-    )  # fmt: skip
-    acc, peak, total = _attend(
-        acc, peak, total, q, last, k_rows, v_rows, column, scale_log2,
-        whole, end, True, BLOCK_N,
-    )  # fmt: skip
+    for first in tl.range(start, end, BLOCK_N):
+        k = _rows(k_rows, sequence, k_end, k_len, kv_head, first, DENSE, BLOCK_N, D)
+        s = tl.dot(q, tl.trans(k), input_precision="tf32x3")
+        # One loop with a branch keeps the loads running where two loops would start them anew.
+        if (first + BLOCK_N > whole) | (first < begin):
+            key = first + tl.arange(0, BLOCK_N)
+            seen = key[None, :] <= last[:, None]
+            if WINDOW:
+                seen = seen & (key[None, :] > (row + offset - window)[:, None])
+            s = tl.where(seen, s, -float("inf"))
+        new_peak = tl.maximum(peak, tl.max(s, axis=1) * scale_log2)
+        # Nothing seen yet: -inf - -inf would be NaN.
+        shift = tl.where(new_peak == -float("inf"), 0.0, new_peak)
+        p = tl.math.exp2(s * scale_log2 - shift[:, None])
+        shrink = tl.math.exp2(peak - shift)
+        total = total * shrink + tl.sum(p, axis=1)
+        v = _rows(v_rows, sequence, k_end, k_len, kv_head, first, DENSE, BLOCK_N, D)
+        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
+        peak = new_peak
 
     # A query that saw nothing returns 0, and -inf as its log-sum-exp.
     total = tl.where(total == 0.0, 1.0, total)
-    out = acc / total[:, None]
-    o_tile = o_ptr + (token * tl.num_programs(1) + head)[:, None] * D + dim[None, :]
-    tl.store(o_tile, out.to(o_ptr.dtype.element_ty), mask=valid)
+    token = q_start.to(tl.int64) + row
+    o_tile = o_ptr + (token * HEADS + head)[:, None] * D + dim[None, :]
+    tl.store(o_tile, (acc / total[:, None]).to(o_ptr.dtype.element_ty), mask=inside[:, None])
     lse = (peak + tl.math.log2(total)) * 0.6931471805599453
-    tl.store(lse_ptr + head.to(tl.int64) * tokens + token, lse, mask=row < q_len)
+    tl.store(lse_ptr + head.to(tl.int64) * tokens + token, lse, mask=inside)
 
 
 class Saved(NamedTuple):
-    """The output and the log-sum-exp of each row, float32 [H, T]."""
+    """What the backward needs of the forward."""
 
-    o_THD: Tensor
+    o: Tensor
+    """In the layout of the queries, [T, H, D] or [B, S, H, D]."""
     lse_HT: Tensor
+    """Log-sum-exp of each row, float32 [H, T], T being B S of a dense batch."""
+
+
+def suits_gluon(q: Tensor) -> bool:
+    """Return whether :mod:`.gluon_forward` takes these queries: Hopper, 16 bits, D of 64 or 128.
+
+    Never their number or lengths, so that a sequence's result does not depend on its neighbours.
+    """
+    return (
+        q.is_cuda
+        and q.element_size() == 2
+        and q.shape[-1] in GLUON_HEAD_DIMS
+        and torch.cuda.get_device_capability(q.device) == (9, 0)
+    )
 
 
 def launch_forward(
@@ -269,40 +201,93 @@ def launch_forward(
     k: Tensor,
     v: Tensor,
     *,
-    queries: Packed,
-    keys: Packed,
+    queries: Packed | None,
+    keys: Packed | None,
     scale: float,
-    tile: Tile | None = None,
+    causal: bool = True,
+    window: int | None = None,
+    config: Config | None = None,
 ) -> Saved:
-    """Return attention's output and log-sum-exp from the kernel."""
-    tokens, heads, dim = q.shape
-    tile = tile or FORWARD_TILES[dim, q.element_size()]
-    q, k, v = as_rows(q), as_rows(k), as_rows(v)
+    """Return attention's output and log-sum-exp from the kernel.
+
+    Packed [T, H, D] with ``queries`` and ``keys``, dense [B, S, H, D] with neither.
+    """
+    heads, dim = q.shape[-2:]
     o = torch.empty(q.shape, dtype=q.dtype, device=q.device)
-    lse = torch.empty(heads, tokens, dtype=torch.float32, device=q.device)
-    if not tokens:
+    lse = torch.empty(heads, o.numel() // (heads * dim), dtype=torch.float32, device=q.device)
+    if not k.numel() or not q.numel():
+        return Saved(o.zero_(), lse.fill_(-torch.inf))
+    if config is None and suits_gluon(q):
+        from nanorlhf.nanokernels.attention import gluon_forward
+
+        gluon_forward.launch(
+            q, k, v, o, lse, queries=queries, keys=keys, scale=scale, causal=causal, window=window
+        )
         return Saved(o, lse)
-    allow_scratch(q)
+    config = config or table("attention_forward")[f"{dim}/{q.element_size()}"]
+    block_m, block_n = config["block_m"], config["block_n"]
+    q = q if q.stride(-1) == 1 else q.contiguous()
+    if queries is None or keys is None:
+        k, v = as_batch(k), as_batch(v)
+        batch, tiles, geometry = q.shape[0], q.shape[0] * cdiv(q.shape[1], block_m), batched
+    else:
+        k, v = as_rows(k), as_rows(v)
+        batch, geometry = queries.num_sequences, ragged
+        tiles = cdiv(len(q), block_m) + batch
     launch(
         _forward_kernel,
-        (cdiv(queries.max_seqlen, tile.block_m), heads, queries.num_sequences),
+        (heads * tiles,),
         q,
-        k,
-        v,
+        descriptor(k, *geometry(k, block_n)),
+        descriptor(v, *geometry(v, block_n)),
         o,
         lse,
-        queries.cu_seqlens,
-        keys.cu_seqlens,
+        None if queries is None else queries.cu_seqlens,
+        None if keys is None else keys.cu_seqlens,
         scale,
-        tokens,
+        batch,
+        lse.shape[1],
+        q.shape[-3],
+        k.shape[-3],
+        window or 0,
         q.stride(0),
-        k.stride(0),
-        v.stride(0),
-        GROUP=heads // k.shape[1],
+        q.stride(-3),
+        q.stride(-2),
+        HEADS=heads,
+        GROUP=heads // k.shape[-2],
         D=dim,
-        BLOCK_M=tile.block_m,
-        BLOCK_N=tile.block_n,
-        num_warps=tile.num_warps,
-        num_stages=tile.num_stages,
+        DENSE=queries is None,
+        CAUSAL=causal,
+        WINDOW=window is not None,
+        BLOCK_M=block_m,
+        BLOCK_N=block_n,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
     )
     return Saved(o, lse)
+
+
+def tunables() -> "Iterator[Tunable]":
+    """Yield the choices of launch parameters of 16-bit inputs, for 4 sequences of 4,096 tokens.
+
+    Those of :mod:`.gluon_forward` fill shared memory and registers to the brim: they are not tuned.
+    """
+    from nanorlhf.nanokernels.tune import Tunable
+
+    candidates = [
+        {"block_m": 16 * warps, "block_n": block_n, "num_warps": warps, "num_stages": stages}
+        for warps in (4, 8)
+        for block_n in (32, 64)
+        for stages in (2, 3)
+    ]
+
+    def prepare(dim: int) -> Callable[[Config], Tensor]:
+        q, k, v = (
+            torch.randn(4, 4096, heads, dim, device="cuda", dtype=torch.bfloat16)
+            for heads in (16, 8, 8)
+        )
+        at = {"queries": None, "keys": None, "scale": dim**-0.5}
+        return lambda config: launch_forward(q, k, v, config=config, **at).o
+
+    for dim in (16, 32, 64, 128, 256):
+        yield Tunable("attention_forward", f"{dim}/2", candidates, functools.partial(prepare, dim))

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from nanorlhf.nanokernels.dispatch import Impl, jit, launch, next_power_of_2, tl, use_triton
+from nanorlhf.nanokernels.registration import register
 
 
 class PackedKV(NamedTuple):
@@ -84,7 +85,7 @@ def _launch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tenso
         v,
         k_pages,
         v_pages,
-        slots.contiguous(),
+        slots,
         k.stride(0),
         k.stride(1),
         v.stride(0),
@@ -97,6 +98,17 @@ def _launch(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tenso
     )
 
 
+def _fake(k: Tensor, v: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor) -> None:
+    return None
+
+
+_store_op = register(
+    "store_kv(Tensor k, Tensor v, Tensor(a!) k_pages, Tensor(b!) v_pages, Tensor slots) -> ()",
+    _launch,
+    fake=_fake,
+)
+
+
 def check_pages(k_pages: Tensor, v_pages: Tensor, *, kv_heads: int, dim: int) -> None:
     """Raise ``ValueError`` unless the two caches are [P, kv_heads, page_size, dim]."""
     shape = k_pages.shape
@@ -107,6 +119,24 @@ def check_pages(k_pages: Tensor, v_pages: Tensor, *, kv_heads: int, dim: int) ->
         )
     if not (k_pages.is_contiguous() and v_pages.is_contiguous()):
         raise ValueError("k_pages and v_pages must be contiguous; allocate each on its own")
+
+
+def check_store(
+    k_TKD: Tensor, v_TKD: Tensor, k_pages: Tensor, v_pages: Tensor, slots: Tensor
+) -> None:
+    """Raise ``ValueError`` unless the rows fit the pages and each has a slot."""
+    if k_TKD.ndim != 3 or k_TKD.shape != v_TKD.shape:
+        raise ValueError(
+            f"k={tuple(k_TKD.shape)} and v={tuple(v_TKD.shape)} differ; pass two of [T, K, D]"
+        )
+    if slots.shape != k_TKD.shape[:1] or slots.dtype != torch.int64:
+        raise ValueError(
+            f"slots={slots.dtype}{tuple(slots.shape)} does not match T={k_TKD.shape[0]}; "
+            "pass int64 [T]"
+        )
+    if k_TKD.dtype != k_pages.dtype:
+        raise ValueError(f"k is {k_TKD.dtype}, the cache {k_pages.dtype}; cast k and v first")
+    check_pages(k_pages, v_pages, kv_heads=k_TKD.shape[1], dim=k_TKD.shape[2])
 
 
 def store_kv(
@@ -137,20 +167,11 @@ def store_kv(
     >>> pages.nonzero()[0].tolist()
     [1, 0, 3, 0]
     """
-    if k_TKD.ndim != 3 or k_TKD.shape != v_TKD.shape:
-        raise ValueError(
-            f"k={tuple(k_TKD.shape)} and v={tuple(v_TKD.shape)} differ; pass two of [T, K, D]"
-        )
-    if slots.shape != k_TKD.shape[:1] or slots.dtype != torch.int64:
-        raise ValueError(
-            f"slots={slots.dtype}{tuple(slots.shape)} does not match T={k_TKD.shape[0]}; "
-            "pass int64 [T]"
-        )
-    if k_TKD.dtype != k_pages.dtype:
-        raise ValueError(f"k is {k_TKD.dtype}, the cache {k_pages.dtype}; cast k and v first")
-    check_pages(k_pages, v_pages, kv_heads=k_TKD.shape[1], dim=k_TKD.shape[2])
-    store = _launch if use_triton(impl, k_TKD) else reference
-    store(k_TKD, v_TKD, k_pages, v_pages, slots)
+    check_store(k_TKD, v_TKD, k_pages, v_pages, slots)
+    if use_triton(impl, k_TKD):
+        _store_op(k_TKD, v_TKD, k_pages, v_pages, slots.contiguous())
+    else:
+        reference(k_TKD, v_TKD, k_pages, v_pages, slots)
 
 
 def gather_kv(

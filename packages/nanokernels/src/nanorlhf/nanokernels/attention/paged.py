@@ -3,7 +3,7 @@ r"""Decode attention: one query per sequence over a paged KV cache.
 Decoding reads every cached key and value once and computes little: the work is to read memory at
 full speed with few sequences. Two passes (FlashDecoding, Dao et al., 2023)::
 
-    sequence b   [ split 0: 512 keys ][ split 1: 512 keys ][ split 2: 70 ]
+    sequence b   [ split 0: 256 keys ][ split 1: 256 keys ][ split 2: 70 ]
                          |                    |                  |
                   program (k, b, 0)    program (k, b, 1)  program (k, b, 2)     pass 1
                          \--------- o, lse of each split --------/
@@ -11,22 +11,30 @@ full speed with few sequences. Two passes (FlashDecoding, Dao et al., 2023)::
                                         program (b, h)                          pass 2
 
 A program of pass 1 serves all query heads of one KV head at once, as the rows of a matrix product
-(padded to the 16 rows the tensor cores want), so nothing is read twice. Splits have a fixed
-*length*, not a fixed number, and pass 2 adds them in order: a row's result does not depend on how
-many rows, or how wide a page table, stand around it. With one split there is no pass 2.
+(padded to the 16 rows the tensor cores want), so nothing is read twice. How a sequence is split is
+its own length's business: splits have a fixed length, which grows only past MAX_SPLITS of them, and
+pass 2 adds them in order. So a row's result does not depend on how many rows, or how wide a page
+table, stand around it. With one split there is no pass 2.
+
+A CUDA graph needs one width of the page table for all lengths. Programs therefore stride over a
+row's splits where the table is wide, and those behind a row's end return after one load.
 
 Memory bound: 2 K D elements move per cached token.
 
-Shape legend: B = sequences, H = query heads, K = KV heads, D = head dimension, P = pages.
+Shape legend: B = sequences, H = query heads, K = KV heads, D = head dimension, P = pages, T = new
+tokens, N = sequences of a prefill.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanorlhf.nanokernels.attention import paged_prefill
 from nanorlhf.nanokernels.attention.kv_cache import check_pages
+from nanorlhf.nanokernels.configs import Config, table
 from nanorlhf.nanokernels.dispatch import (
     Impl,
     cdiv,
@@ -37,27 +45,17 @@ from nanorlhf.nanokernels.dispatch import (
     tl,
     use_triton,
 )
+from nanorlhf.nanokernels.registration import register
 
-HEAD_DIMS = (16, 32, 64, 128)
+if TYPE_CHECKING:
+    from nanorlhf.nanokernels.tune import Tunable
+
+MIN_HEAD_DIM, MAX_HEAD_DIM = 16, 256
 MIN_PAGE_SIZE = 16
-
-
-class Config(NamedTuple):
-    """Launch parameters."""
-
-    split: int
-    """Keys of a program; a multiple of ``block``."""
-    block: int
-    """Keys of a step."""
-    num_warps: int
-    num_stages: int
-
-
-CONFIGS = {
-    2: Config(split=512, block=64, num_warps=4, num_stages=2),
-    4: Config(split=512, block=16, num_warps=4, num_stages=1),
-}
-"""By bytes of an element."""
+MAX_SPLITS = 64
+"""Partial outputs of a row, so that no table makes the scratch memory large."""
+MIN_STRIDE, MIN_PROGRAMS = 8, 4096
+"""Programs that share the splits of a row, at least, and programs of all rows together."""
 
 
 def reference(
@@ -66,7 +64,6 @@ def reference(
     v_pages: Tensor,
     page_table: Tensor,
     seq_lens: Tensor,
-    *,
     scale: float,
 ) -> Tensor:
     """Return decode attention in plain PyTorch: gather the pages, then one masked call."""
@@ -96,6 +93,12 @@ def reference(
 
 
 @jit
+def _span(length: tl.tensor, SPLIT: tl.constexpr, MAX_SPLITS: tl.constexpr) -> tl.tensor:
+    """Return the keys of one split: SPLIT, or the fewest times SPLIT that need few enough."""
+    return tl.maximum(tl.cdiv(length, SPLIT * MAX_SPLITS), 1) * SPLIT
+
+
+@jit_varying("stride_table", "splits")
 def _split_kernel(
     q_ptr: tl.tensor,
     k_pages_ptr: tl.tensor,
@@ -106,64 +109,71 @@ def _split_kernel(
     lse_ptr: tl.tensor,
     scale: tl.tensor,
     stride_table: tl.tensor,
+    splits: tl.tensor,
     GROUP: tl.constexpr,
     ROWS: tl.constexpr,
     D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     PAGE: tl.constexpr,
     SPLIT: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
     BLOCK: tl.constexpr,
     FINAL: tl.constexpr,
 ) -> None:
     kv_head = tl.program_id(0)
     kv_heads = tl.num_programs(0)
     sequence = tl.program_id(1).to(tl.int64)
-    split = tl.program_id(2)
     length = tl.load(lens_ptr + sequence)
-    start = split * SPLIT
-    if not FINAL:  # noqa: SIM102 - decided at compile time, the other when it runs
-        if start >= length:
-            return
-    end = tl.minimum(start + SPLIT, length)
+    span = _span(length, SPLIT, MAX_SPLITS)
+    # The only split of a row is written even if it is empty: as zeros.
+    used = tl.maximum(tl.cdiv(length, span), 1 if FINAL else 0)
+    if tl.program_id(2) >= used:
+        return
     row = tl.arange(0, ROWS)
-    dim = tl.arange(0, D)
-    used = (row < GROUP)[:, None]
+    dim = tl.arange(0, BLOCK_D)
+    real = (dim < D)[None, :]
+    used_rows = (row < GROUP)[:, None] & real
     first_head = (sequence * kv_heads + kv_head) * GROUP
-    q_tile = q_ptr + (first_head + row)[:, None] * D + dim[None, :]
-    q = tl.load(q_tile, mask=used, other=0.0)
-    peak = tl.full((ROWS,), -float("inf"), tl.float32)
-    total = tl.zeros((ROWS,), tl.float32)
-    acc = tl.zeros((ROWS, D), tl.float32)
+    tile = (first_head + row)[:, None] * D + dim[None, :]
+    q = tl.load(q_ptr + tile, mask=used_rows, other=0.0)
     scale_log2 = scale * 1.4426950408889634
-    for first in tl.range(start, end, BLOCK):
-        key = first + tl.arange(0, BLOCK)
-        seen = key < end
-        if PAGE % BLOCK == 0:
-            page = tl.load(table_ptr + sequence * stride_table + first // PAGE).to(tl.int64)
+    for split in tl.range(tl.program_id(2), used, tl.num_programs(2)):
+        start = split * span
+        end = tl.minimum(start + span, length)
+        peak = tl.full((ROWS,), -float("inf"), tl.float32)
+        total = tl.zeros((ROWS,), tl.float32)
+        acc = tl.zeros((ROWS, BLOCK_D), tl.float32)
+        for first in tl.range(start, end, BLOCK):
+            key = first + tl.arange(0, BLOCK)
+            seen = key < end
+            if PAGE % BLOCK == 0:
+                page = tl.load(table_ptr + sequence * stride_table + first // PAGE).to(tl.int64)
+            else:
+                page = tl.load(
+                    table_ptr + sequence * stride_table + key // PAGE, mask=seen, other=0
+                )
+                page = page.to(tl.int64)
+            at = (page * kv_heads + kv_head) * (PAGE * D) + (key % PAGE) * D
+            cell = at[:, None] + dim[None, :]
+            k = tl.load(k_pages_ptr + cell, mask=seen[:, None] & real, other=0.0)
+            v = tl.load(v_pages_ptr + cell, mask=seen[:, None] & real, other=0.0)
+            s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
+            s = tl.where(seen[None, :], s, -float("inf"))
+            # Finite: the first key of a step is always seen.
+            new_peak = tl.maximum(peak, tl.max(s, axis=1))
+            p = tl.math.exp2(s - new_peak[:, None])
+            shrink = tl.math.exp2(peak - new_peak)
+            total = total * shrink + tl.sum(p, axis=1)
+            acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
+            peak = new_peak
+        total = tl.where(total == 0.0, 1.0, total)
+        out = acc / total[:, None]
+        if FINAL:
+            tl.store(o_ptr + tile, out.to(o_ptr.dtype.element_ty), mask=used_rows)
         else:
-            page = tl.load(table_ptr + sequence * stride_table + key // PAGE, mask=seen, other=0)
-            page = page.to(tl.int64)
-        at = (page * kv_heads + kv_head) * (PAGE * D) + (key % PAGE) * D
-        cell = at[:, None] + dim[None, :]
-        k = tl.load(k_pages_ptr + cell, mask=seen[:, None], other=0.0)
-        v = tl.load(v_pages_ptr + cell, mask=seen[:, None], other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
-        s = tl.where(seen[None, :], s, -float("inf"))
-        # Finite: the first key of a step is always seen.
-        new_peak = tl.maximum(peak, tl.max(s, axis=1))
-        p = tl.math.exp2(s - new_peak[:, None])
-        shrink = tl.math.exp2(peak - new_peak)
-        total = total * shrink + tl.sum(p, axis=1)
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
-        peak = new_peak
-    total = tl.where(total == 0.0, 1.0, total)
-    out = acc / total[:, None]
-    if FINAL:
-        o_tile = o_ptr + (first_head + row)[:, None] * D + dim[None, :]
-        tl.store(o_tile, out.to(o_ptr.dtype.element_ty), mask=used)
-    else:
-        part = (first_head + row) * tl.num_programs(2) + split
-        tl.store(o_ptr + part[:, None] * D + dim[None, :], out, mask=used)
-        tl.store(lse_ptr + part, peak + tl.math.log2(total), mask=row < GROUP)
+            part = (first_head + row) * splits + split
+            tl.store(o_ptr + part[:, None] * D + dim[None, :], out, mask=used_rows)
+            tl.store(lse_ptr + part, peak + tl.math.log2(total), mask=row < GROUP)
 
 
 @jit_varying("splits")
@@ -174,26 +184,36 @@ def _combine_kernel(
     o_ptr: tl.tensor,
     splits: tl.tensor,
     D: tl.constexpr,
+    BLOCK_D: tl.constexpr,
     SPLIT: tl.constexpr,
+    MAX_SPLITS: tl.constexpr,
+    CHUNK: tl.constexpr,
 ) -> None:
     sequence = tl.program_id(1).to(tl.int64)
     head = sequence * tl.num_programs(0) + tl.program_id(0)
-    dim = tl.arange(0, D)
-    used = tl.cdiv(tl.load(lens_ptr + sequence), SPLIT)
-    acc = tl.zeros((D,), tl.float32)
-    total = 0.0
-    peak = -float("inf")
-    for split in tl.range(0, used):
-        lse = tl.load(lse_ptr + head * splits + split)
-        part = tl.load(parts_ptr + (head * splits + split) * D + dim)
-        new_peak = tl.maximum(peak, lse)
-        shrink = tl.math.exp2(peak - new_peak)
-        share = tl.math.exp2(lse - new_peak)
-        acc = acc * shrink + part * share
-        total = total * shrink + share
-        peak = new_peak
+    length = tl.load(lens_ptr + sequence)
+    used = tl.cdiv(length, _span(length, SPLIT, MAX_SPLITS))
+    lse_row = lse_ptr + head * splits
+    split = tl.arange(0, MAX_SPLITS)
+    lse = tl.load(lse_row + split, mask=split < used, other=-float("inf"))
+    peak = tl.where(used > 0, tl.max(lse, axis=0), 0.0)
+    total = tl.sum(tl.math.exp2(lse - peak), axis=0)
+    dim = tl.arange(0, BLOCK_D)
+    acc = tl.zeros((BLOCK_D,), tl.float32)
+    # Blocks of one size in one order, however wide the table is.
+    for first in tl.range(0, used, CHUNK):
+        part = first + tl.arange(0, CHUNK)
+        inside = part < used
+        share = tl.math.exp2(tl.load(lse_row + part, mask=inside, other=-float("inf")) - peak)
+        cell = (head * splits + part)[:, None] * D + dim[None, :]
+        tile = tl.load(parts_ptr + cell, mask=inside[:, None] & (dim < D)[None, :], other=0.0)
+        acc += tl.sum(tile * share[:, None], axis=0)
     out = acc / tl.where(used > 0, total, 1.0)
-    tl.store(o_ptr + head * D + dim, out.to(o_ptr.dtype.element_ty))
+    tl.store(o_ptr + head * D + dim, out.to(o_ptr.dtype.element_ty), mask=dim < D)
+
+
+def _config_key(q: Tensor) -> str:
+    return f"{max(64, next_power_of_2(q.shape[2]))}/{q.element_size()}"
 
 
 def _launch(
@@ -202,16 +222,14 @@ def _launch(
     v_pages: Tensor,
     page_table: Tensor,
     seq_lens: Tensor,
-    *,
     scale: float,
     config: Config | None = None,
 ) -> Tensor:
-    config = config or CONFIGS[q.element_size()]
+    config = config or table("paged")[_config_key(q)]
     rows, heads, dim = q.shape
     kv_heads, page_size = k_pages.shape[1:3]
-    group = heads // kv_heads
-    splits = max(1, cdiv(page_table.shape[1] * page_size, config.split))
-    q = q.contiguous()
+    splits = min(MAX_SPLITS, max(1, cdiv(page_table.shape[1] * page_size, config["split"])))
+    q, page_table = q.contiguous(), _with_unit_stride(page_table)
     o = torch.empty_like(q)
     if not q.numel():
         return o
@@ -219,9 +237,11 @@ def _launch(
     if splits > 1:
         parts = torch.empty(rows, heads, splits, dim, dtype=torch.float32, device=q.device)
         lse = torch.empty(rows, heads, splits, dtype=torch.float32, device=q.device)
+    sizes = {"D": dim, "BLOCK_D": next_power_of_2(dim)}
+    sizes |= {"SPLIT": config["split"], "MAX_SPLITS": MAX_SPLITS}
     launch(
         _split_kernel,
-        (kv_heads, rows, splits),
+        (kv_heads, rows, min(splits, max(MIN_STRIDE, cdiv(MIN_PROGRAMS, rows * kv_heads)))),
         q,
         k_pages,
         v_pages,
@@ -231,15 +251,15 @@ def _launch(
         lse,
         scale,
         page_table.stride(0),
-        GROUP=group,
-        ROWS=max(16, next_power_of_2(group)),
-        D=dim,
+        splits,
+        GROUP=heads // kv_heads,
+        ROWS=max(16, next_power_of_2(heads // kv_heads)),
         PAGE=page_size,
-        SPLIT=config.split,
-        BLOCK=config.block,
+        BLOCK=config["block"],
         FINAL=splits == 1,
-        num_warps=config.num_warps,
-        num_stages=config.num_stages,
+        num_warps=config["num_warps"],
+        num_stages=config["num_stages"],
+        **sizes,
     )
     if splits > 1:
         launch(
@@ -250,15 +270,27 @@ def _launch(
             seq_lens,
             o,
             splits,
-            D=dim,
-            SPLIT=config.split,
-            num_warps=1,
+            CHUNK=config["chunk"],
+            num_warps=config["combine_warps"],
+            **sizes,
         )
     return o
 
 
-def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, lens: Tensor) -> None:
-    """Raise ``ValueError`` for arguments that do not fit together."""
+def _with_unit_stride(x: Tensor) -> Tensor:
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+_decode_op = register(
+    "paged_decode(Tensor q, Tensor k_pages, Tensor v_pages, Tensor page_table, Tensor seq_lens, "
+    "float scale) -> Tensor",
+    _launch,
+    fake=lambda q, *_: q.new_empty(q.shape),
+)
+
+
+def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor) -> None:
+    """Raise ``ValueError`` unless queries and cache fit together."""
     if q.ndim != 3 or k_pages.ndim != 4 or k_pages.shape[1] == 0 or q.shape[1] % k_pages.shape[1]:
         raise ValueError(
             f"q_BHD={tuple(q.shape)} does not fit k_pages={tuple(k_pages.shape)}; "
@@ -269,11 +301,19 @@ def _check(q: Tensor, k_pages: Tensor, v_pages: Tensor, table: Tensor, lens: Ten
         raise ValueError(f"page_size={k_pages.shape[2]} must be at least {MIN_PAGE_SIZE}")
     if q.dtype != k_pages.dtype:
         raise ValueError(f"q is {q.dtype}, the cache {k_pages.dtype}; cast q first")
-    for name, x, ndim in (("page_table", table, 2), ("seq_lens", lens, 1)):
-        if x.dtype != torch.int32 or x.ndim != ndim or x.shape[0] != q.shape[0]:
+
+
+def _check_rows(q: Tensor, table: Tensor, lens: Tensor, cu_seqlens: Tensor | None) -> None:
+    """Raise ``ValueError`` unless there is a row of each for every sequence."""
+    rows = q.shape[0] if cu_seqlens is None else cu_seqlens.shape[0] - 1
+    named = [("page_table", table, 2, rows), ("seq_lens", lens, 1, rows)]
+    if cu_seqlens is not None:
+        named.append(("cu_seqlens", cu_seqlens, 1, rows + 1))
+    for name, x, ndim, size in named:
+        if x.dtype != torch.int32 or x.ndim != ndim or x.shape[0] != size:
             raise ValueError(
-                f"{name}={x.dtype}{tuple(x.shape)} does not match B={q.shape[0]}; "
-                f"pass int32 with {ndim} dimension(s)"
+                f"{name}={x.dtype}{tuple(x.shape)} does not match B={rows}; "
+                f"pass int32 with {ndim} dimension(s) and {size} rows"
             )
 
 
@@ -284,21 +324,28 @@ def paged_attention(
     page_table: Tensor,
     seq_lens: Tensor,
     *,
+    cu_seqlens: Tensor | None = None,
+    max_seqlen: int | None = None,
     scale: float | None = None,
     impl: Impl = "auto",
 ) -> Tensor:
-    """Return attention of one new query per sequence over its cached keys and values.
+    """Return attention of each sequence's newest queries over its cached keys and values.
 
-    No gradient. Bit for bit the same whatever other rows the batch holds (on CUDA).
+    Without ``cu_seqlens`` one query per sequence (decode), with them several (a prefill over a
+    cached prefix, or a chunk of one): a sequence's queries are its last tokens, and each sees the
+    keys up to its own. No gradient. A row is bit for bit the same whatever other rows the batch
+    holds, however wide the table is, and however a prefill is cut into chunks (on CUDA).
 
     Args:
-        q_BHD: [B, H, D]; the kernel takes D of 16, 32, 64 and 128.
+        q_BHD: [B, H, D], or [T, H, D] with ``cu_seqlens``; the kernels take D from 16 to 256.
         k_pages: [P, K, page_size, D], contiguous, page_size at least 16. Allocate them as zeros:
             the reference also multiplies what no sequence reaches, by 0.
         v_pages: The same.
-        page_table: int32 [B, max_pages], each sequence's pages in order. Its width bounds the
-            launch, so a narrower one is faster.
-        seq_lens: int32 [B], tokens cached, the query's own among them. 0 gives a row of zeros.
+        page_table: int32 [B, max_pages], each sequence's pages in order. Entries behind a
+            sequence's end are not read by the kernels.
+        seq_lens: int32 [B], tokens cached, the queries' own among them. 0 gives a row of zeros.
+        cu_seqlens: int32 [B + 1], where each sequence's queries start in T.
+        max_seqlen: Queries of the sequence that has most, or more; needed with ``cu_seqlens``.
         scale: Multiplies the scores; D ** -0.5 when None.
         impl: Which implementation runs; see :mod:`nanorlhf.nanokernels.dispatch`.
 
@@ -310,12 +357,41 @@ def paged_attention(
     >>> paged_attention(torch.ones(1, 2, 16), pages, pages, table, seq_lens)[0, 0, :2]
     tensor([1., 1.])
     """
-    _check(q_BHD, k_pages, v_pages, page_table, seq_lens)
+    _check(q_BHD, k_pages, v_pages)
+    _check_rows(q_BHD, page_table, seq_lens, cu_seqlens)
+    if (cu_seqlens is None) != (max_seqlen is None):
+        raise ValueError("cu_seqlens and max_seqlen go together; pass both, or neither to decode")
     scale = q_BHD.shape[-1] ** -0.5 if scale is None else scale
-    if not use_triton(impl, q_BHD):
-        return reference(q_BHD, k_pages, v_pages, page_table, seq_lens, scale=scale)
-    if q_BHD.shape[2] not in HEAD_DIMS:
+    arguments = q_BHD, k_pages, v_pages, page_table, seq_lens
+    is_kernel = use_triton(impl, q_BHD)
+    if is_kernel and not MIN_HEAD_DIM <= q_BHD.shape[2] <= MAX_HEAD_DIM:
         raise ValueError(
-            f"D={q_BHD.shape[2]} has no Triton kernel; use one of {HEAD_DIMS}, or impl='reference'"
+            f"D={q_BHD.shape[2]} has no Triton kernel; use {MIN_HEAD_DIM} to {MAX_HEAD_DIM}, or "
+            "impl='reference'"
         )
-    return _launch(q_BHD, k_pages, v_pages, page_table, seq_lens, scale=scale)
+    if cu_seqlens is None or max_seqlen is None:
+        decoded: Tensor = (_decode_op if is_kernel else reference)(*arguments, scale)
+        return decoded
+    return paged_prefill.attend(*arguments, cu_seqlens, max_seqlen, scale, is_kernel=is_kernel)
+
+
+def tunables() -> "Iterator[Tunable]":
+    """Yield the choices of launch parameters, for 16 query and 8 KV heads of 128."""
+    from nanorlhf.nanokernels.tune import Tunable
+
+    used = table("paged")["128/2"]
+    candidates = [
+        {**used, "block": block, "num_warps": warps, "num_stages": stages}
+        for block in (32, 64, 128)
+        for warps in (2, 4, 8)
+        for stages in (2, 3, 4)
+    ]
+
+    def prepare() -> Callable[[Config], Tensor]:
+        q = torch.randn(256, 16, 128, device="cuda", dtype=torch.bfloat16)
+        pages = torch.randn(2, 256 * 5, 8, 128, 128, device="cuda", dtype=torch.bfloat16)
+        where = torch.randperm(256 * 5, device="cuda").int().view(256, 5)
+        lens = torch.full((256,), 640, dtype=torch.int32, device="cuda")
+        return lambda config: _launch(q, pages[0], pages[1], where, lens, 128**-0.5, config)
+
+    yield Tunable("paged", "128/2", candidates, prepare)

@@ -1,0 +1,481 @@
+"""Times datasets of token lists against HF datasets, pyarrow and polars; writes tables and JSON.
+
+    python packages/nanosets/benchmarks/bench_datasets.py [--rows 1000000] [--folder DIR]
+
+One table {id: int64, question: about 120 bytes, tokens: list<int32> of about 200} is written in
+each library's format, then opened, scanned, sampled, mapped, filtered and shuffled. Everything is
+in the page cache. Arrow files come with 1k rows a batch (what HF datasets writes), with 10k, and as a
+single batch (Arrow's best case, which takes a copy of the whole table to make). Reading a .nano
+file checks its structure and offsets in all of these figures; data checksums are written always,
+and compared only in the row that says so.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from importlib import metadata
+from pathlib import Path
+
+import numpy as np
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+BATCH, LENGTH, SEED = 256, 200, 0
+PEERS = ("datasets", "pyarrow", "polars", "numpy", "xxhash")
+ARROW_BATCHES = {"1k-row batches": 1_000, "10k-row batches": 10_000, "a single batch": None}
+
+PROBE = """
+import gc, json, resource, sys, time
+import numpy as np
+kind, path = sys.argv[1:]
+def rss():
+    with open("/proc/self/statm") as f:
+        return int(f.read().split()[1]) * resource.getpagesize()
+if kind == "nano":
+    from nanorlhf.nanosets import load_dataset
+    open_it = lambda: load_dataset(path)
+elif kind == "arrow":
+    import pyarrow as pa
+    open_it = lambda: pa.ipc.open_file(pa.memory_map(path)).read_all()
+elif kind == "hf":
+    import datasets
+    open_it = lambda: datasets.load_from_disk(path)
+else:
+    import polars as pl
+    open_it = lambda: pl.read_ipc(path)
+gc.collect()
+before = rss()
+start = time.perf_counter()
+found = open_it()
+rows = len(found) if hasattr(found, "__len__") else found.num_rows
+first = time.perf_counter() - start
+added = rss() - before
+times = []
+for _ in range(9 if kind != "polars" else 3):
+    del found
+    start = time.perf_counter()
+    found = open_it()
+    times.append(time.perf_counter() - start)
+print(json.dumps({"rows": rows, "added": added, "times": times}))
+"""
+
+
+class Results:
+    """Rows of the table, in order."""
+
+    def __init__(self):
+        self.rows = []
+        self.goals = []
+
+    def add(self, case, impl, values, unit):
+        """Record repeated measurements of one thing."""
+        ordered = sorted(values)
+        low, high = (ordered[int(q * (len(ordered) - 1))] for q in (0.2, 0.8))
+        median = statistics.median(ordered)
+        row = {"case": case, "impl": impl, "metric": unit, "unit": unit}
+        self.rows.append(row | {"median": median, "p20": low, "p80": high, "repeats": len(ordered)})
+        print(f"| {case} | {impl} | {median:.4g} {unit} |", flush=True)
+
+    def time(self, case, impl, fn, *, repeats, scale=1e3, unit="ms", number=1):
+        """Time ``number`` calls of ``fn``, ``repeats`` times over, after one call unmeasured."""
+        fn()
+        gc.collect()
+        values = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            for _ in range(number):
+                fn()
+            values.append((time.perf_counter() - start) * scale / number)
+        self.add(case, impl, values, unit)
+
+    def goal(self, case, at_least, *, against, of=None, impl="nanosets"):
+        """Ask that ``impl`` on ``case`` be so many times faster than ``against`` on ``of``."""
+        self.goals.append((case, impl, of or case, against, at_least))
+
+    def verdicts(self):
+        """Yield each goal with the ratio reached, None when a side is missing."""
+        found = {(row["case"], row["impl"]): row["median"] for row in self.rows}
+        for case, impl, of, against, at_least in self.goals:
+            ours, theirs = found.get((case, impl)), found.get((of, against))
+            ratio = theirs / ours if ours and theirs else None
+            yield {"case": case, "impl": impl, "of": of, "against": against, "goal": at_least} | {
+                "ratio": ratio
+            }
+
+
+def make_table(rows):
+    """Return the table as pyarrow's, in one chunk."""
+    import pyarrow as pa
+
+    rng = np.random.default_rng(SEED)
+    lengths = rng.integers(LENGTH // 2, LENGTH * 3 // 2, rows)
+    offsets = np.concatenate(([0], np.cumsum(lengths))).astype(np.int32)
+    tokens = rng.integers(0, 151_936, offsets[-1], dtype=np.int32)
+    letters = rng.integers(90, 150, rows)
+    text = np.concatenate(([0], np.cumsum(letters))).astype(np.int32)
+    data = rng.integers(97, 123, text[-1], dtype=np.uint8)
+    question = pa.StringArray.from_buffers(rows, pa.py_buffer(text), pa.py_buffer(data))
+    return pa.table(
+        {
+            "id": pa.array(np.arange(rows)),
+            "question": question,
+            "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens)),
+        }
+    )
+
+
+def write_all(results, table, folder):
+    """Write the table in every format and return the paths."""
+    import datasets
+    import polars as pl
+    import pyarrow as pa
+
+    from nanorlhf.nanosets import Dataset
+
+    ours = Dataset.from_arrow(table)
+    paths = {"nano": folder / "nano.nano", "hf": folder / "hf", "polars": folder / "polars.ipc"}
+
+    def write(case, impl, fn, repeats=3):
+        values = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            fn()
+            values.append(time.perf_counter() - start)
+        results.add(case, impl, values, "s")
+
+    case = "write"
+    write(case, "nanosets", lambda: ours.save_to_disk(paths["nano"]))
+    for name, size in ARROW_BATCHES.items():
+        paths[name] = folder / f"{size or 'single'}.arrow"
+
+        def save(path=paths[name], size=size):
+            with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+                writer.write_table(table, max_chunksize=size)
+
+        write(case, f"pyarrow, {name}", save)
+    hf = datasets.Dataset(table, fingerprint="0")
+    write(case, "HF datasets", lambda: hf.save_to_disk(paths["hf"]), 2)
+    frame = pl.from_arrow(table)
+    write(case, "polars", lambda: frame.write_ipc(paths["polars"]), 2)
+    results.goal("write", 1.0, against="pyarrow, 10k-row batches")
+    return paths
+
+
+def open_all(results, paths, rows):
+    """Open each file in a process of its own: how long, and how much memory it adds."""
+    kinds = {"nanosets": ("nano", "nano"), "HF datasets": ("hf", "hf")}
+    kinds |= {f"pyarrow, {name}": ("arrow", name) for name in ARROW_BATCHES}
+    kinds["polars"] = ("polars", "polars")
+    for impl, (kind, key) in kinds.items():
+        command = [sys.executable, "-c", PROBE, kind, str(paths[key])]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        found = json.loads(done.stdout.splitlines()[-1])
+        assert found["rows"] == rows, (impl, found["rows"])
+        results.add("open", impl, [t * 1e3 for t in found["times"]], "ms")
+        results.add("memory added by open", impl, [found["added"] / 1e6], "MB")
+    results.goal("open", 20, against="HF datasets")
+    results.goal("open", 20, against="pyarrow, 1k-row batches")
+    results.goal("open", 20, against="pyarrow, 10k-row batches")
+    results.goal("open", 3, against="pyarrow, a single batch")
+
+
+def slices(table):
+    """Return a function from row numbers to arrays, as one would write it by hand on chunks."""
+    column = table["tokens"]
+    chunks = column.chunks
+    starts = np.cumsum([0, *(len(c) for c in chunks)])
+    offsets = [c.offsets.to_numpy() for c in chunks]
+    values = [c.values.to_numpy() for c in chunks]
+
+    def rows(index):
+        which = np.searchsorted(starts, index, side="right") - 1
+        local = (index - starts[which]).tolist()
+        found = []
+        for c, i in zip(which.tolist(), local, strict=True):
+            edges = offsets[c]
+            found.append(values[c][edges[i] : edges[i + 1]])
+        return found
+
+    return rows
+
+
+def looped(table):
+    """The loop without prepared offsets: what most code does with a chunked array."""
+    column = table["tokens"]
+
+    def rows(index):
+        return [column[i].values.to_numpy() for i in index]
+
+    return rows
+
+
+def random_rows(results, ours, arrow, hf, frame, rows):
+    """256 random rows as arrays and packed; single rows; a shuffled epoch."""
+    rng = np.random.default_rng(1)
+    draws = [rng.integers(0, rows, BATCH) for _ in range(64)]
+    turn = iter(range(10**9))
+
+    def draw():
+        return draws[next(turn) % len(draws)]
+
+    case = "256 random rows as arrays"
+    tokens, numpy_hf = ours.select_columns(["tokens"]), hf.select_columns(["tokens"])
+    results.time(case, "nanosets", lambda: tokens[draw()]["tokens"], repeats=200)
+    numpy_format = numpy_hf.with_format("numpy")
+    results.time(case, "HF datasets, numpy", lambda: numpy_format[draw()]["tokens"], repeats=40)
+    for name, table in arrow.items():
+        column, by_hand, loop = table["tokens"], slices(table), looped(table)
+        repeats = 40 if name == "a single batch" else 8
+        results.time(
+            case, f"pyarrow take, {name}", lambda c=column: c.take(draw()), repeats=repeats
+        )
+        results.time(case, f"pyarrow loop, {name}", lambda f=loop: f(draw()), repeats=40)
+        results.time(
+            case,
+            f"pyarrow loop, offsets prepared, {name}",
+            lambda f=by_hand: f(draw()),
+            repeats=100,
+        )
+    results.time(case, "polars gather", lambda: frame["tokens"].gather(draw()), repeats=8)
+    results.goal(case, 30, against="HF datasets, numpy")
+    results.goal(case, 8, against="pyarrow loop, 1k-row batches")
+    results.goal(case, 5, against="pyarrow loop, 10k-row batches")
+    results.goal(case, 3, against="pyarrow take, a single batch")
+
+    case, arrays = "256 random rows packed", case
+    results.time(case, "nanosets", lambda: ours.gather("tokens", draw()), repeats=200)
+    single = arrow["a single batch"]["tokens"].combine_chunks()
+
+    def packed():
+        found = single.take(draw())
+        return found.values.to_numpy(), found.offsets.to_numpy()
+
+    results.time(case, "pyarrow take, a single batch", packed, repeats=40)
+    results.goal(case, 12, against="HF datasets, numpy", of=arrays)
+
+    case = "one row, tokens as numpy"
+    column = ours["tokens"]
+    results.time(
+        case, "nanosets", lambda: column[12_345 % rows], repeats=50, scale=1e6, unit="us", number=50
+    )
+    for name, table in arrow.items():
+        theirs = table["tokens"]
+        run = lambda c=theirs: c[12_345 % rows].values.to_numpy()  # noqa: E731
+        results.time(case, f"pyarrow, {name}", run, repeats=50, scale=1e6, unit="us", number=50)
+    run = lambda: numpy_format[12_345 % rows]["tokens"]  # noqa: E731
+    results.time(case, "HF datasets, numpy", run, repeats=30, scale=1e6, unit="us", number=20)
+    series = frame["tokens"]
+    run = lambda: series[12_345 % rows].to_numpy()  # noqa: E731
+    results.time(case, "polars", run, repeats=50, scale=1e6, unit="us", number=50)
+    case = "one row, all columns as Python values"
+    run = lambda: ours[12_345 % rows]  # noqa: E731
+    results.time(case, "nanosets", run, repeats=50, scale=1e6, unit="us", number=50)
+    run = lambda: hf[12_345 % rows]  # noqa: E731
+    results.time(case, "HF datasets", run, repeats=50, scale=1e6, unit="us", number=20)
+    run = lambda: frame.row(12_345 % rows, named=True)  # noqa: E731
+    results.time(case, "polars", run, repeats=50, scale=1e6, unit="us", number=50)
+
+
+def epochs(results, ours, hf, rows, batches=400):
+    """A shuffled epoch in batches of 256, per batch."""
+    case = "shuffled epoch, batch of 256"
+    batches = min(batches, rows // BATCH)
+
+    def ours_epoch(packed):
+        shuffled = ours.shuffle(seed=1)
+        for start in range(0, batches * BATCH, BATCH):
+            if packed:
+                shuffled.gather("tokens", slice(start, start + BATCH))
+            else:
+                shuffled["tokens"][start : start + BATCH]
+
+    def theirs():
+        shuffled = hf.select_columns(["tokens"]).shuffle(seed=1).with_format("numpy")
+        for start in range(0, batches * BATCH // 4, BATCH):
+            shuffled[start : start + BATCH]["tokens"]
+
+    each = 1e3 / batches
+    results.time(case, "nanosets", lambda: ours_epoch(False), repeats=5, scale=each)
+    results.time(case, "nanosets, packed", lambda: ours_epoch(True), repeats=5, scale=each)
+    results.time(case, "HF datasets, numpy", theirs, repeats=2, scale=each * 4)
+
+
+def ids_of(batch):
+    """Return token ids of a batch of strings: their bytes, as int32."""
+    return {
+        "ids": [
+            np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in batch["question"]
+        ]
+    }
+
+
+def long_verbs(results, ours, arrow, hf, folder, rows):
+    """Scan, map, filter, and shuffle and save."""
+    import pyarrow.compute as pc
+
+    case = "full scan, sum of all tokens"
+    results.time(
+        case, "nanosets", lambda: sum(int(r.values.sum()) for r in chunks_of(ours)), repeats=5
+    )
+    for name, table in arrow.items():
+        run = lambda t=table: sum(int(c.values.to_numpy().sum()) for c in t["tokens"].chunks)  # noqa: E731
+        results.time(case, f"pyarrow, {name}", run, repeats=5)
+
+    case = "map, strings to int32 arrays"
+
+    def once(case, impl, fn, repeats=2):
+        values = []
+        for _ in range(repeats):
+            start = time.perf_counter()
+            fn()
+            values.append(time.perf_counter() - start)
+        results.add(case, impl, values, "s")
+
+    text, theirs = ours.select_columns(["question"]), hf.select_columns(["question"])
+    out = str(folder / "mapped.nano")
+    options = {"batched": True, "remove_columns": ["question"]}
+    once(case, "nanosets", lambda: text.map(ids_of, output=out, **options))
+    once(case, "nanosets, 2 processes", lambda: text.map(ids_of, output=out, num_proc=2, **options))
+    mapped = str(folder / "mapped.arrow")
+
+    def hf_map(processes=None):
+        theirs.map(
+            ids_of,
+            cache_file_name=mapped,
+            load_from_cache_file=False,
+            num_proc=processes,
+            **options,
+        )
+
+    once(case, "HF datasets", hf_map, 1)
+    once(case, "HF datasets, 2 processes", lambda: hf_map(2), 1)
+    results.goal(case, 4, against="HF datasets")
+    results.goal(case, 1.5, impl="nanosets, 2 processes", against="nanosets")
+
+    case = "filter, more than 200 tokens"
+    results.time(
+        case, "nanosets", lambda: ours.filter(ours["tokens"].lengths() > LENGTH), repeats=9
+    )
+    table = arrow["10k-row batches"]
+
+    def arrow_filter():
+        return table.filter(pc.greater(pc.list_value_length(table["tokens"]), LENGTH))
+
+    results.time(case, "pyarrow, 10k-row batches", arrow_filter, repeats=3)
+
+    def longer(batch):
+        return [len(tokens) > LENGTH for tokens in batch["tokens"]]
+
+    start = time.perf_counter()
+    hf.with_format("numpy").filter(
+        longer, batched=True, input_columns=None, load_from_cache_file=False,
+        cache_file_name=str(folder / "kept.arrow"),
+    )  # fmt: skip
+    results.add(case, "HF datasets, numpy", [(time.perf_counter() - start) * 1e3], "ms")
+    results.goal(case, 100, against="HF datasets, numpy")
+
+    case = "shuffle and save"
+    once(case, "nanosets", lambda: ours.shuffle(seed=2).save_to_disk(folder / "shuffled.nano"))
+    once(case, "HF datasets", lambda: hf.shuffle(seed=2).save_to_disk(folder / "shuffled"), 1)
+    results.goal(case, 2, against="HF datasets")
+
+
+def chunks_of(ds):
+    """Yield the tokens in pieces, each a view."""
+    step = 65_536
+    for start in range(0, len(ds), step):
+        yield ds.gather("tokens", slice(start, min(start + step, len(ds))))
+
+
+def run(results, folder, rows):
+    import datasets
+    import polars as pl
+    import pyarrow as pa
+
+    from nanorlhf.nanosets import load_dataset
+
+    datasets.disable_progress_bars()
+    table = make_table(rows)
+    megabytes = table.nbytes / 1e6
+    print(
+        f"\n{rows:,} rows, {megabytes:,.0f} MB\n\n| case | implementation | median |\n| --- | --- | --- |"
+    )
+    paths = write_all(results, table, folder)
+    del table
+    gc.collect()
+    open_all(results, paths, rows)
+    ours = load_dataset(paths["nano"])
+    start = time.perf_counter()
+    load_dataset(paths["nano"], verify=True)
+    results.add(
+        "open and compare all checksums", "nanosets", [(time.perf_counter() - start) * 1e3], "ms"
+    )
+    arrow = {
+        name: pa.ipc.open_file(pa.memory_map(str(paths[name]))).read_all() for name in ARROW_BATCHES
+    }
+    hf = datasets.load_from_disk(str(paths["hf"]))
+    frame = pl.read_ipc(paths["polars"])
+    random_rows(results, ours, arrow, hf, frame, rows)
+    del frame
+    epochs(results, ours, hf, rows)
+    long_verbs(results, ours, arrow, hf, folder, rows)
+    return megabytes
+
+
+def git_commit():
+    done = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
+
+
+def processor():
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, help="where the files go; 8 GB, removed afterwards")
+    parser.add_argument("--out", type=Path, help="where the JSON goes")
+    options = parser.parse_args()
+    results = Results()
+    with tempfile.TemporaryDirectory(dir=options.folder) as folder:
+        os.environ["HF_DATASETS_CACHE"] = str(Path(folder) / "cache")
+        megabytes = run(results, Path(folder), options.rows)
+    verdicts = list(results.verdicts())
+    print("\n| case | implementation | against | goal | reached |\n| --- | --- | --- | --- | --- |")
+    for v in verdicts:
+        reached = "-" if v["ratio"] is None else f"{v['ratio']:.2f}"
+        mark = "" if v["ratio"] and v["ratio"] >= v["goal"] else " MISSED"
+        print(f"| {v['case']} | {v['impl']} | {v['against']} | {v['goal']} | {reached}{mark} |")
+    cpus = len(os.sched_getaffinity(0))
+    out = options.out or Path(__file__).parent / "results" / f"datasets-cpu-{cpus}.json"
+    out.parent.mkdir(parents=True, exist_ok=True)
+    result = {
+        "bench": "datasets",
+        "command": "python packages/nanosets/benchmarks/bench_datasets.py",
+        "commit": git_commit(),
+        "hardware": f"{processor()}, {cpus} CPUs",
+        "versions": {"python": platform.python_version()}
+        | {name: metadata.version(name) for name in PEERS},
+        "table": {"rows": options.rows, "megabytes": megabytes},
+        "data_checksums": "written always; compared only where the case says so",
+        "rows": results.rows,
+        "goals": verdicts,
+    }
+    out.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nwritten to {out}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,189 @@
+"""Calling a user's function on rows or batches, and making columns or a mask of what it returns."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from .arrays import Array
+from .bits import Mask
+from .blocks import Range
+from .build import columns, struct, table
+from .convert import convert
+from .errors import SchemaError
+from .formats import transposed
+from .gather import Ragged
+from .lazy import LazyBatch, LazyRow
+from .nested import Structs
+from .types import DType, Schema
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+
+class Block(NamedTuple):
+    """What the function made of one range."""
+
+    range: Range
+    rows: Structs | None
+    """New columns; None when the function returned None."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A user's function, the rows it sees and how it takes them; travels to other processes."""
+
+    function: Callable[..., Any]
+    inputs: "Dataset"
+    """The columns that it sees, in the format that it gets them in."""
+    batched: bool = False
+    """It takes a dict of columns rather than one row."""
+    with_indices: bool = False
+    """Pass the numbers of the rows as well."""
+    input_columns: Sequence[str] = ()
+    """Pass the values of these columns, not a dict; empty for a dict."""
+    fn_kwargs: Mapping[str, Any] = field(default_factory=dict)
+
+    def answers(self, rows: Range) -> Any:  # noqa: ANN401 - whatever the function returns
+        """Return what the function says of a batch; of its rows, in a list, if not batched."""
+        if self.inputs.format.transform is not None:
+            batch = self.inputs.batch_at(rows)
+            return self._all_on(batch, [] if self.batched else transposed(batch), rows)
+        lazy = LazyBatch(self.inputs, rows)
+        return self._all_on(lazy, [] if self.batched else lazy.rows_one_by_one(), rows)
+
+    def _all_on(
+        self, batch: Mapping[str, Any], dicts: Sequence[Mapping[str, Any]], rows: Range
+    ) -> Any:  # noqa: ANN401
+        if self.batched:
+            return self._on(batch, list(range(*rows)))
+        return [self._on(row, index) for row, index in zip(dicts, range(*rows), strict=True)]
+
+    def _on(self, inputs: Mapping[str, Any], index: Any) -> Any:  # noqa: ANN401
+        args = [inputs[name] for name in self.input_columns] or [inputs]
+        return self.function(*args, *([index] if self.with_indices else []), **self.fn_kwargs)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnsOf:
+    """Makes columns of the answers of a call."""
+
+    call: Call
+    old: Schema
+    """Types of the columns that the answers may replace."""
+    kept: frozenset[str]
+    """Old columns that stay in the result unless an answer replaces them."""
+    features: Schema | None
+    """Types of the result's columns, if they are asked for."""
+
+    def __call__(self, rows: Range) -> Block:
+        """Return the new columns of some rows.
+
+        Raises:
+            SchemaError: An answer is neither None nor columns; its row is counted through the
+                dataset.
+            ValueError: Old columns stay and the answers are of another number of rows.
+        """
+        answers = self.call.answers(rows)
+        try:
+            found = self._table(answers)
+        except SchemaError as error:
+            row = None if error.row is None else rows.start + error.row
+            raise SchemaError(error.field, error.problem, row=row) from None
+        if found is not None:
+            self._check_length(found, rows)
+        return Block(rows, found)
+
+    def _table(self, answers: Any) -> Structs | None:  # noqa: ANN401
+        batched = self.call.batched
+        if answers is None or (not batched and all(answer is None for answer in answers)):
+            return None
+        if batched and not isinstance(answers, Mapping):
+            kind = type(answers).__name__
+            raise SchemaError("", f"a mapped function returns a dict or None, not a {kind}")
+        if _is_lazy(answers):
+            answers, batched = self._completed(answers), True
+        found = columns({n: _ragged(n, v) for n, v in answers.items()}) if batched else None
+        found = table(answers) if found is None else found
+        if not found.children:
+            return None
+        typed = {name: self._typed(name, child) for name, child in found.children.items()}
+        return struct(typed, length=found.length)
+
+    def _completed(self, answers: LazyBatch | list[LazyRow]) -> dict[str, Any]:
+        """Return the columns of what the function got and gave back, perhaps changed.
+
+        What it never looked at is taken over as it lies.
+        """
+        batch = answers if isinstance(answers, LazyBatch) else answers[0].batch
+        if isinstance(answers, LazyBatch):
+            found = dict(answers.read)
+        else:
+            changed = dict.fromkeys(name for row in answers for name in row.changed)
+            names = dict.fromkeys([*batch.read, *changed])
+            found = {name: [row.get(name) for row in answers] for name in names}
+        for name in batch:
+            if name not in found:
+                found[name] = batch.ds[name].block(*batch.rows)
+        return {n: v for n, v in found.items() if n in self.kept or n not in self.old}
+
+    def _typed(self, name: str, found: Array) -> Array:
+        """Return a new column in the type asked for, or in the one it had if it fits that."""
+        if self.features is not None and name in self.features:
+            return convert(found, self.features[name], field=name)
+        old: DType | None = self.old.get(name)
+        if old is None:
+            return found
+        try:
+            return convert(found, old)
+        except SchemaError:
+            return found
+
+    def _check_length(self, found: Structs, rows: Range) -> None:
+        stay = [name for name in self.old if name in self.kept and name not in found.children]
+        size = rows.stop - rows.start
+        if stay and found.length != size:
+            raise ValueError(
+                f"the function returned {found.length} rows for a batch of {size}, and the "
+                f"columns {stay} stay; name them in remove_columns or return as many rows"
+            )
+
+
+def _is_lazy(answers: Any) -> bool:  # noqa: ANN401 - whatever the function returns
+    """Return whether a function gave back the very batch, or every row, that it got."""
+    if isinstance(answers, list) and answers and isinstance(answers[0], LazyRow):
+        places = [row.place if isinstance(row, LazyRow) else -1 for row in answers]
+        return places == list(range(len(answers)))
+    return isinstance(answers, LazyBatch)
+
+
+def mask_of(call: Call, rows: Range) -> Mask:
+    """Return for which of some rows the function is true.
+
+    Raises:
+        ValueError: A batch got the wrong number of answers.
+    """
+    answers = call.answers(rows)
+    if not isinstance(answers, np.ndarray):
+        answers = [bool(answer) for answer in answers]
+    mask = np.asarray(answers, np.bool_)
+    size = rows.stop - rows.start
+    if mask.shape != (size,):
+        raise ValueError(f"the function gave {len(mask)} answers for {size} rows; give one each")
+    return mask
+
+
+def _ragged(name: str, values: Any) -> Any:  # noqa: ANN401 - whatever the function returns
+    """Return a plain pair of arrays, the short way to write it, as ``Ragged``."""
+    pair = type(values) is tuple and len(values) == 2
+    if not pair or not all(isinstance(part, np.ndarray) for part in values):
+        return values
+    flat, offsets = values
+    if flat.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+        rule = "a pair of arrays is (values, offsets), both 1-d; give a list for two rows"
+        raise SchemaError(name, rule)
+    if offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets.astype(np.int64)) < 0).any():
+        rule = f"offsets run from 0 up to the {len(flat)} values, these do not; mend them"
+        raise SchemaError(name, rule)
+    return Ragged(flat, offsets.astype(np.int64))

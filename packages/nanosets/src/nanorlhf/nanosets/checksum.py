@@ -1,0 +1,48 @@
+"""Checksums of buffers."""
+
+import zlib
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any, Literal
+
+Checksum = Literal["crc32", "xxh3_64"]
+CHECKSUMS: tuple[Checksum, ...] = ("crc32", "xxh3_64")
+
+
+def chosen(asked: Checksum | Literal["auto"]) -> Checksum:
+    """Return the checksum to write with: for "auto" the fastest that is installed.
+
+    Raises:
+        ImportError: The asked one needs a package that is missing.
+        ValueError: There is no such checksum.
+    """
+    if asked == "auto":
+        return "xxh3_64" if find_spec("xxhash") else "crc32"
+    if asked not in CHECKSUMS:
+        raise ValueError(f"checksum={asked!r} is none of auto, {', '.join(CHECKSUMS)}; use one")
+    function_of(asked)
+    return asked
+
+
+def function_of(name: Checksum) -> Callable[[Any], int]:
+    """Return the function from a buffer to its checksum, as a signed 64-bit integer.
+
+    Raises:
+        ImportError: It needs a package that is missing.
+
+    >>> function_of("crc32")(b"nano")
+    2514207963
+    """
+    if name == "crc32":
+        return zlib.crc32
+    try:
+        import xxhash
+    except ImportError:
+        raise ImportError("checksum='xxh3_64' needs xxhash; pip install xxhash") from None
+    digest = xxhash.xxh3_64_intdigest
+
+    def signed(data: Any) -> int:  # noqa: ANN401 - any buffer
+        found = int(digest(data))
+        return found - (found >> 63 << 64)
+
+    return signed

@@ -1,0 +1,95 @@
+"""A dataset as a file, as Python values, and as the table of another library."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .blocks import GATHER_BYTES, MAX_ROWS, block, cuts, is_numbered
+from .formats import plain, transposed
+from .writer import Writer
+
+if TYPE_CHECKING:
+    from .dataset import Dataset
+
+
+def save_to_disk(
+    ds: "Dataset",
+    dataset_path: str | Path,
+    **options: Any,
+) -> None:
+    """Write the rows in use, in their order, to a ``.nano`` file.
+
+    Args:
+        ds: The dataset.
+        dataset_path: The file; replaced in one step on success, left alone on failure.
+        **options: As ``Writer`` takes them: ``chunk_rows``, ``chunk_bytes``, ``metadata``,
+            ``checksum``, ``compression``.
+
+    Raises:
+        OSError: The file cannot be written; then an old one of that name is still there.
+    """
+    max_rows = options.get("chunk_rows", MAX_ROWS)
+    max_bytes = min(GATHER_BYTES, options.get("chunk_bytes", GATHER_BYTES))
+    found = cuts(ds.columns, max_rows=max_rows, max_bytes=max_bytes)
+    if found and is_numbered(ds.columns):
+        # A block that is a chunk goes to the file as it is; another would be copied into one.
+        options["chunk_rows"] = min(max_rows, found[0].stop)
+    with Writer(dataset_path, features=ds.schema, **options) as writer:
+        for rows in found:
+            writer.write_table(block(ds.columns, rows))
+
+
+def to_dict(ds: "Dataset") -> dict[str, list[Any]]:
+    """Return all columns as lists of plain Python values."""
+    return {name: [plain(value) for value in column] for name, column in ds.columns.items()}
+
+
+def to_list(ds: "Dataset") -> list[dict[str, Any]]:
+    """Return all rows as dicts of plain Python values."""
+    return transposed(to_dict(ds))
+
+
+def to_json(ds: "Dataset", path: str | Path) -> None:
+    """Write the rows as JSON lines."""
+    from .text import write_jsonl
+
+    write_jsonl(ds, path)
+
+
+def to_csv(ds: "Dataset", path: str | Path) -> None:
+    """Write the rows as comma-separated values under a line of names."""
+    from .text import write_csv
+
+    write_csv(ds, path)
+
+
+def to_parquet(ds: "Dataset", path: str | Path, **options: Any) -> None:
+    """Write the rows as a Parquet file; needs pyarrow, whose ``ParquetWriter`` takes options."""
+    from .tables import write_parquet
+
+    write_parquet(ds, path, **options)
+
+
+def to_ipc(ds: "Dataset", path: str | Path) -> None:
+    """Write the rows as an Arrow IPC file; needs pyarrow."""
+    from .tables import write_ipc
+
+    write_ipc(ds, path)
+
+
+def to_arrow(ds: "Dataset") -> Any:  # noqa: ANN401 - pyarrow.Table
+    """Return the rows as a ``pyarrow.Table``, without a copy where no row was picked."""
+    import pyarrow  # type: ignore[import-untyped]
+
+    return pyarrow.table(ds)
+
+
+def to_pandas(ds: "Dataset") -> Any:  # noqa: ANN401 - pandas.DataFrame
+    """Return the rows as a ``pandas.DataFrame``; needs pyarrow and pandas."""
+    return to_arrow(ds).to_pandas()
+
+
+def to_polars(ds: "Dataset") -> Any:  # noqa: ANN401 - polars.DataFrame
+    """Return the rows as a ``polars.DataFrame``; needs polars."""
+    import polars
+
+    return polars.DataFrame(ds)

@@ -1,0 +1,49 @@
+"""One array of numpy, or of a library that numpy understands, as a flat array of ours."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .arrays import Array, Bools, Numbers
+from .bfloat import BFLOAT16, MARK, Bfloats
+from .bits import Bits
+from .build_times import times_of_array
+from .errors import SchemaError
+from .types import Number
+
+
+def as_array(values: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever turns into an array
+    """Return an array; bfloat16, which numpy lacks, as its bits under their mark."""
+    if type(values) is np.ndarray and values.dtype.isbuiltin == 1:
+        return values  # the name of a dtype takes numpy 3 us
+    name = str(getattr(values, "dtype", ""))
+    if name == "torch.bfloat16":
+        import torch  # which is loaded: it made the values
+
+        return values.detach().cpu().contiguous().view(torch.int16).numpy().view(MARK)  # type: ignore[no-any-return]
+    array = np.asarray(values)
+    return np.ascontiguousarray(array).view(MARK) if name == "bfloat16" else array
+
+
+def is_flat(dtype: np.dtype[Any]) -> bool:
+    """Return whether arrays of a numpy dtype are bools, numbers or times."""
+    return dtype.kind in "biufM" or dtype == MARK
+
+
+def flat_array(array: NDArray[Any], field: str) -> Array:
+    """Return a 1-d array of bools, numbers or times as one of ours, over the same memory if it can.
+
+    Raises:
+        SchemaError: No type of ours holds its elements.
+    """
+    if array.dtype == np.bool_:
+        return Bools(Bits.pack(array), length=len(array))
+    if array.dtype == MARK:
+        return Bfloats(BFLOAT16, np.ascontiguousarray(array).view("<u2"))
+    if array.dtype.kind == "M":
+        return times_of_array(array, field)
+    if array.dtype.name not in ("float128", "float96", "longdouble"):
+        dtype = Number(array.dtype.name)
+        return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
+    raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")
