@@ -20,12 +20,12 @@ GROUPS = (
     "ceilings",
     "attention",
     "decode",
-    "sampling",
     "linear",
     "logits",
     "memory",
     "optimizer",
     "matmul",
+    "sampling",
 )
 
 

@@ -208,7 +208,7 @@ def flip_bits(rng: random.Random, data: bytes, other: bytes) -> bytes:
 
 
 def set_bytes(rng: random.Random, data: bytes, other: bytes) -> bytes:
-    out, at = bytearray(data), rng.randrange(len(data) - 8) // 4 * 4
+    out, at = bytearray(data), rng.randrange(len(data)) // 4 * 4
     width = rng.choice([1, 4, 8])
     out[at : at + width] = (rng.choice(INTERESTING) % 256**width).to_bytes(width, "little")
     return bytes(out)

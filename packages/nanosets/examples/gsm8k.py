@@ -44,7 +44,7 @@ def run(folder):
     ).filter(lambda tokens: len(tokens) <= CAPACITY, input_columns="tokens")
     packed = WholeDocuments(ds, CAPACITY, columns=["tokens", "labels"])
     tokens = int(ds["tokens"].lengths().sum())
-    print(f"{len(ds)} problems, {tokens} tokens in {len(packed)} samples of {CAPACITY}")
+    print(f"{len(ds)} problems, {tokens} tokens; samples of up to {CAPACITY}: {len(packed)}")
 
     loader = DataLoader(
         packed,

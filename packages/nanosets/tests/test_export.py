@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from nanorlhf.nanosets import Dataset, load_dataset
+from nanorlhf.nanosets.blocks import cuts
 
 
 @pytest.fixture
@@ -82,6 +83,19 @@ def test_a_shuffled_file_is_saved_in_its_order_and_in_large_chunks(tmp_path):
     assert found["i"][:] == order.tolist()
     assert found.to_dict()["t"] == [rows[i] for i in order]
     assert len(found.columns["i"].parts[0].chunk_rows) == 1
+
+
+def test_blocks_to_gather_are_bounded_where_rows_grow_long():
+    lengths = [1] * 3000 + [2000] * 50 + [100_000] + [1] * 500
+    columns = {"t": [np.zeros(n, np.int8) for n in lengths], "i": range(len(lengths))}
+    ds = Dataset.from_dict(columns).select(range(len(lengths)))
+    found = cuts(ds.columns, max_rows=1000, max_bytes=20_000)
+    assert [rows.start for rows in found] == [0] + [rows.stop for rows in found[:-1]]
+    assert found[-1].stop == len(lengths)
+    assert max(rows.stop - rows.start for rows in found) <= 1000
+    for start, stop in found:
+        assert stop - start == 1 or ds.block(start, stop).nbytes <= 60_000
+    assert len(found) < 30
 
 
 def test_no_rows_and_rows_of_any_length_are_saved(tmp_path):

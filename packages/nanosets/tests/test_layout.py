@@ -127,7 +127,7 @@ def test_text_of_a_dictionary_that_is_not_utf8_is_refused_without_verify(make):
     whole = make(features={"x": "dictionary<utf8>"}, values={"x": ["a\u00e9", "b"]})
     # Every byte stands in a character, but a string starts inside of one.
     replaced(whole, struct.pack("<3i", 0, 3, 4), struct.pack("<3i", 0, 2, 4))
-    with pytest.raises(CorruptFileError, match="a string is not UTF-8"):
+    with pytest.raises(CorruptFileError, match="dictionary 0: a string is not UTF-8"):
         read(whole)
 
 

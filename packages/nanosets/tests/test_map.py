@@ -148,10 +148,14 @@ def test_only_the_columns_asked_for_are_read(ds):
 def test_a_function_may_return_what_it_got_with_changes(ds):
     def row_changed(row):
         row["n"] = len(row["t"])
+        assert "n" in row
+        assert "z" not in row
         return row
 
     def batch_changed(batch):
         batch["n"] = [len(t) for t in batch["t"]]
+        assert "n" in batch
+        assert "z" not in batch
         return batch
 
     want = [{**row, "n": len(row["t"])} for row in ds.to_list()]

@@ -58,3 +58,15 @@ def test_bits_cross_bytes_and_chunks_without_bits_are_all_ones():
     mixed = bits.test(np.array([0, 1, 2]), np.array([5, 5, 5]))
     assert mixed.tolist() == [mask[5], True, mask[21]]
     assert [bits.one(c, 5) for c in range(3)] == mixed.tolist()
+
+
+def test_the_buffer_of_some_bits_begins_with_them_and_ends_in_zeros():
+    mask = np.random.default_rng(1).random(40) < 0.7
+    for start in (0, 3, 8):
+        for stop in (start + 1, 13, 16, 40):
+            want = np.packbits(mask[start:stop], bitorder="little")
+            found = Bits(Bits.pack(mask).data, np.array([start])).buffer(stop - start)
+            assert found.tolist() == want.tolist()
+    assert Bits.pack(np.ones(9, np.bool_)).buffer_unless_all(9) is None
+    whole = Bits.pack(mask)
+    assert np.shares_memory(whole.buffer(40), whole.data)

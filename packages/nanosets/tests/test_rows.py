@@ -56,6 +56,7 @@ def test_batch_makes_lists_of_rows(ds, plain):
     }
     whole = ds.shuffle(seed=0).batch(4, drop_last_batch=True)
     assert plain(whole["i"][:]) == [want[:4], want[4:8]]
+    assert whole["i"].lengths().tolist() == [4, 4]
     assert len(ds.batch(11, drop_last_batch=True)) == 0
     assert len(ds.take(0).batch(4)) == 0
     with pytest.raises(ValueError, match="batch_size=0 is not positive"):

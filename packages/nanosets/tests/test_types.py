@@ -116,7 +116,7 @@ def test_a_number_type_has_one_of_the_known_names():
         ("bfloat16", "float64", "float64"),
         ("bfloat16", "int64", "float64"),
         ("timestamp[s]", "timestamp[ns]", "timestamp[ns]"),
-        ("timestamp[s, UTC]", "timestamp[ms, Asia/Tokyo]", "timestamp[ms, UTC]"),
+        ("timestamp[s, Asia/Tokyo]", "timestamp[ms, +01:00]", "timestamp[ms, UTC]"),
         ("list<int8>", "large_list<int16>", "large_list<int16>"),
         ("list<int8>", "fixed_list<int16, 3>", "list<int16>"),
         ("fixed_list<int8, 3>", "fixed_list<int16, 3>", "fixed_list<int16, 3>"),

@@ -1,5 +1,6 @@
 """``map`` and ``filter`` in several processes, forks and fresh interpreters."""
 
+import functools
 import gc
 import os
 import signal
@@ -15,12 +16,16 @@ from nanorlhf.nanosets.workers import is_importable
 
 FUNCTIONS = """
 import os
+import sys
 
 def lengths(row, extra=0):
     return {"n": len(row["t"] or []) + extra, "pid": os.getpid()}
 
 def is_odd(row):
     return row["i"] % 2 == 1
+
+def job_bytes(row):
+    return {"n": os.path.getsize(sys.argv[1])}
 
 def fails(row):
     if row["i"] == 23:
@@ -82,11 +87,19 @@ def test_fresh_interpreters_make_what_one_process_makes(ds, functions, plain):
     found = memory.map(functions.lengths, **options, num_proc=2)
     assert found["n"][:] == want
     assert len({os.getpid(), *found["pid"]}) == 3
+    large = memory.add_column("text", ["x" * 10_000] * 40)
+    small_job = large.map(functions.job_bytes, num_proc=2, batch_size=20)
+    assert max(small_job["n"]) < 10_000  # the rows travel in a file of their own
     kept = ds.filter(functions.is_odd, num_proc=2, batch_size=9)
     assert kept.to_list() == [row for row in ds.to_list() if row["i"] % 2]
 
 
-def test_what_pickle_cannot_name_elsewhere_is_forked(ds, functions):
+def test_what_pickle_cannot_name_elsewhere_is_forked(ds, functions, monkeypatch):
+    main_class = type("OfMain", (), {"__module__": "__main__"})
+    monkeypatch.setattr(sys.modules["__main__"], "OfMain", main_class, raising=False)
+    assert not is_importable(functions.lengths, {"k": main_class()})
+    assert is_importable(functools.partial(functions.lengths, extra=1))
+    assert not is_importable(functools.partial(functions.lengths, extra=main_class()))
     assert is_importable(functions.lengths, {})
     assert not is_importable(functions.lengths, {"k": lambda: 0})
     assert not is_importable(lambda row: row)

@@ -24,11 +24,13 @@ def concatenate_datasets(dsets: Sequence[Dataset], *, axis: Literal[0, 1] = 0) -
 
     Raises:
         SchemaError: A column has types that no one type holds.
-        ValueError: There is no dataset; or, side by side, two have a column of one name or
-            different numbers of rows.
+        ValueError: There is no dataset or no such axis; or, side by side, two have a column of
+            one name or different numbers of rows.
     """
     if not dsets:
         raise ValueError("dsets=[] holds no dataset; give at least one")
+    if axis not in (0, 1):
+        raise ValueError(f"axis={axis} is neither 0 for rows nor 1 for columns; use one of them")
     if len(dsets) == 1:
         return dsets[0]
     if axis == 1:
