@@ -1,11 +1,13 @@
 """Mutants of small files: right data or ``CorruptFileError``, never more memory, never a crash."""
 
-import importlib.util
+import importlib
+import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 
+from nanorlhf.nanosets import layout
 from nanorlhf.nanosets.reader import File
 
 FUZZER = Path(__file__).parents[1] / "benchmarks" / "fuzz_nano.py"
@@ -29,10 +31,11 @@ def fuzzer():
     pytest.importorskip("pyarrow", reason="pyarrow judges what is read of a forged file")
     pytest.importorskip("xxhash", reason="half of the files have xxh3_64 checksums")
     pytest.importorskip("zstandard", reason="half of the files are compressed")
-    spec = importlib.util.spec_from_file_location("fuzz_nano", FUZZER)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    sys.path.insert(0, str(FUZZER.parent))
+    try:
+        return importlib.import_module(FUZZER.stem)
+    finally:
+        sys.path.remove(str(FUZZER.parent))
 
 
 def check(fuzzer, count, seed, folder):
@@ -63,11 +66,34 @@ def test_the_fuzzer_sees_a_crash_and_goes_on(fuzzer, tmp_path, monkeypatch):
     assert outcomes["verified: refused"]
 
 
+def problems(fuzzer, numbers, folder, break_it):
+    """Return what is wrong with some mutants when the reader is broken."""
+    fuzzer.write_corpus(folder)
+    corpus = fuzzer.read_corpus(folder)
+    break_it()
+    mutants = (fuzzer.mutant_of(corpus, 0, number) for number in numbers)
+    found = [fuzzer.problem_of(one, folder / "mutant.nano", "mmap", Counter()) for one in mutants]
+    return " ".join(filter(None, found))
+
+
 def test_a_reader_that_skips_checksums_is_found_out(fuzzer, tmp_path, monkeypatch):
-    monkeypatch.setattr(File, "_unlike", lambda self, slots: [])
-    fuzzer.write_corpus(tmp_path)
-    corpus = fuzzer.read_corpus(tmp_path)
-    mutants = [fuzzer.mutant_of(corpus, 0, number) for number in range(0, 300, 2)]
-    path = tmp_path / "mutant.nano"
-    problems = [fuzzer.problem_of(mutant, path, "mmap", Counter()) for mutant in mutants]
-    assert any("silently wrong" in problem for problem in problems if problem)
+    found = problems(
+        fuzzer,
+        range(0, 300, 2),
+        tmp_path,
+        lambda: monkeypatch.setattr(File, "_unlike", lambda self, slots: []),
+    )
+    assert "silently wrong" in found
+
+
+def test_a_reader_that_trusts_offsets_is_found_out(fuzzer, tmp_path, monkeypatch):
+    def trusting(edges, base, counts):
+        return edges[base + counts].astype("int64")
+
+    found = problems(
+        fuzzer,
+        range(1, 1400, 2),
+        tmp_path,
+        lambda: monkeypatch.setattr(layout, "last_edges", trusting),
+    )
+    assert "pyarrow: " in found or "Error(" in found

@@ -55,7 +55,7 @@ def peak_bytes(code, *arguments):
 
 @pytest.fixture
 def path(tmp_path):
-    """Where the file is written, removed at once after the test rather than with pytest's folder."""
+    """Where the file is written; removed after the test, since pytest keeps its folders."""
     found = tmp_path / "large.nano"
     yield found
     found.unlink(missing_ok=True)

@@ -1,6 +1,5 @@
 """The verbs that call a function: ``map`` makes columns of its answers, ``filter`` picks rows."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -16,7 +15,7 @@ from .cache import cached, content_id, fingerprint
 from .calls import Call, ColumnsOf, mask_of
 from .fields import names_of
 from .gather import Ints
-from .parts import folder_for
+from .parts import discard, folder_for
 from .results import Result
 from .spread import in_processes, progress
 from .types import Features, Schema
@@ -181,7 +180,7 @@ def _kept(call: Call, plan: list[Range], num_proc: int, desc: str) -> Ints:
         dealt = shares(plan, num_proc, folder)
         return np.concatenate(in_processes(_filtering, call, dealt, desc))
     finally:
-        shutil.rmtree(folder)
+        discard(folder)
 
 
 def _filtering(call: Call) -> Job:

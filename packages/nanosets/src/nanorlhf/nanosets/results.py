@@ -1,6 +1,5 @@
 """What becomes of the columns that a function makes: they lie in memory, in parts, or in a file."""
 
-import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,7 +13,7 @@ from .column import Column
 from .convert import convert, merge
 from .errors import SchemaError
 from .nested import Structs
-from .parts import check_all_or_none, folder_for, opened, write_part
+from .parts import check_all_or_none, discard, folder_for, opened, write_part
 from .spread import in_processes, progress
 from .types import Schema
 from .workers import Job, shares
@@ -73,7 +72,7 @@ class Result:
             check_all_or_none(wrote)
             return opened([share.part for share in dealt], empty=not any(wrote))
         except BaseException:
-            shutil.rmtree(folder)
+            discard(folder)
             raise
 
     def _job(self, call: Call) -> Job:
