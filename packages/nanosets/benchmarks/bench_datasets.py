@@ -4,10 +4,10 @@
 
 One table {id: int64, question: about 120 bytes, tokens: list<int32> of about 200} is written in
 each library's format, then opened, scanned, sampled, mapped, filtered and shuffled. Everything is
-in the page cache. Arrow files come with 1k rows a batch (what HF datasets writes), with 10k, and as a
-single batch (Arrow's best case, which takes a copy of the whole table to make). Reading a .nano
-file checks its structure and offsets in all of these figures; data checksums are written always,
-and compared only in the row that says so.
+in the page cache. Arrow files come with 1k rows a batch (what HF datasets writes), with 10k, and
+as a single batch (Arrow's best case, which takes a copy of the whole table to make). Reading a
+.nano file checks its structure and offsets in all of these figures; data checksums are written
+always, and compared only in the row that says so.
 """
 
 import argparse
@@ -403,9 +403,8 @@ def run(results, folder, rows):
     datasets.disable_progress_bars()
     table = make_table(rows)
     megabytes = table.nbytes / 1e6
-    print(
-        f"\n{rows:,} rows, {megabytes:,.0f} MB\n\n| case | implementation | median |\n| --- | --- | --- |"
-    )
+    print(f"\n{rows:,} rows, {megabytes:,.0f} MB\n\n| case | implementation | median |")
+    print("| --- | --- | --- |")
     paths = write_all(results, table, folder)
     del table
     gc.collect()
