@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from .options import Options
+from .options import CallOptions, Options
 from .refs import HoldLog
 
 
@@ -68,13 +68,13 @@ class Backend(Protocol):
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
-        num_returns: int,
+        options: CallOptions,
     ) -> list[int]:
         """Call a method; calls of one caller run in the order made."""
         ...
 
-    def kill(self, actor_id: int) -> None:
-        """Kill the actor's process; pending and later calls raise ActorDiedError."""
+    def kill(self, actor_id: int, *, no_restart: bool) -> None:
+        """Kill the actor's process; without ``no_restart`` its ``max_restarts`` count."""
         ...
 
     def get_actor(self, name: str) -> ActorInfo:

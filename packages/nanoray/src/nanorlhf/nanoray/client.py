@@ -3,16 +3,17 @@
 The driver and every worker run this same code; only the ``Link`` under it differs.
 """
 
+import functools
 import hashlib
 import itertools
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from .backend import ActorInfo, Context
 from .errors import GetTimeoutError, InfeasibleError
 from .messages import Kind, RawValue, Slot, Spec
-from .options import Options
+from .options import CallOptions, Options
 from .placement import Strategy, check_strategy, why_infeasible
 from .refs import HoldLog, ObjectRef, UserValue
 from .remote import method_names
@@ -66,6 +67,8 @@ class Client:
         self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+        self.parent: Callable[[], int] = lambda: 0
+        """Returns the call whose code runs here, 0 for none; a worker sets it."""
 
     def next_id(self) -> int:
         """Return a number that no process of this engine has used."""
@@ -118,6 +121,7 @@ class Client:
             code=self._code_id(code),
             returns=returns,
             retries=options.max_retries,
+            retry_on=_retry_on(options.retry_exceptions),
             **self._place(options, f"{name}()", default_cpus=1),
         )
         return list(returns)
@@ -129,21 +133,30 @@ class Client:
         assert isinstance(code, type), "actors are made of classes"
         place = self._place(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, method_names(code))
-        code_id = self._code_id(code)
-        if options.name is not None:
-            self._reserve(options.name, info.id)
-        self._call(
+        spec = self._spec(
             "new",
             code.__name__,
             args,
             kwargs,
-            code=code_id,
+            code=self._code_id(code),
             actor=info.id,
+            retries=options.max_restarts,
+            task_retries=options.max_task_retries,
             label=options.name or "",
             methods=info.methods,
+            is_detached=options.lifetime == "detached",
             **place,
         )
-        return info
+        if options.name is None:
+            self._link.post(("call", *spec))
+            return info
+        fields = self._ask_plain("create", options.get_if_exists, *spec)
+        if fields is None:
+            raise ValueError(
+                f"name={options.name!r} belongs to a live actor; use get_actor({options.name!r}), "
+                f"or get_if_exists=True"
+            )
+        return _actor_info(fields)
 
     def call(
         self,
@@ -152,24 +165,33 @@ class Client:
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
         *,
-        num_returns: int,
+        options: CallOptions,
     ) -> list[int]:
         """Call a method of an actor."""
-        returns = tuple(self.next_id() for _ in range(num_returns))
-        name = f"{actor.class_name}.{method}()"
-        self._call("method", name, args, kwargs, actor=actor.id, method=method, returns=returns)
+        returns = tuple(self.next_id() for _ in range(options.num_returns))
+        self._call(
+            "method",
+            f"{actor.class_name}.{method}()",
+            args,
+            kwargs,
+            actor=actor.id,
+            method=method,
+            returns=returns,
+            retries=options.max_task_retries,
+            retry_on=_retry_on(options.retry_exceptions),
+        )
         return list(returns)
 
-    def kill(self, actor_id: int) -> None:
+    def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
-        self._link.post(("kill", actor_id))
+        self._link.post(("kill", actor_id, no_restart))
 
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
         fields = self._ask_plain("named", name)
         if fields is None:
             raise ValueError(f"get_actor({name!r}): no live actor has this name")
-        return ActorInfo(fields[0], fields[1], tuple(fields[2]))
+        return _actor_info(fields)
 
     def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
         """Ask for a placement group."""
@@ -209,10 +231,16 @@ class Client:
         self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
     ) -> None:
         """Send a call."""
+        self._link.post(("call", *self._spec(kind, name, args, kwargs, **rest)))
+
+    def _spec(
+        self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
+    ) -> Spec:
+        """Return a call as the engine wants it."""
         deps, args, kwargs = self._lift_refs(args, kwargs)
         raw, args_id, held = self._pack_arguments(args, kwargs)
         fields = {"actor": 0, "code": b"", "method": "", "returns": (), **rest}
-        spec = Spec(
+        return Spec(
             kind=kind,
             id=self.next_id(),
             name=name,
@@ -220,9 +248,9 @@ class Client:
             args_id=args_id,
             deps=deps,
             held=held,
+            parent=self.parent(),
             **fields,
         )
-        self._link.post(("call", *spec))
 
     def _lift_refs(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -272,10 +300,6 @@ class Client:
             "env": tuple(sorted(options.env.items())),
         }
 
-    def _reserve(self, label: str, actor_id: int) -> None:
-        if not self._ask_plain("reserve", label, actor_id):
-            raise ValueError(f"name={label!r} belongs to a live actor; use get_actor({label!r})")
-
     def _code_id(self, code: object) -> bytes:
         """Return the id of a function or class; the engine gets its pickle the first time."""
         known = self._code_ids.get(code)
@@ -318,3 +342,17 @@ def _rooms(options: Options) -> list[Mapping[str, int]]:
     chosen = group.bundles if index < 0 else (group.bundles[index],)
     needs: list[Demand] = [bundle_demand(bundle) for bundle in chosen]
     return [dict(bundle) for bundle in needs]
+
+
+def _actor_info(fields: tuple[Any, ...]) -> ActorInfo:
+    return ActorInfo(fields[0], fields[1], tuple(fields[2]))
+
+
+def _retry_on(kinds: bool | Sequence[type[BaseException]]) -> bool | bytes:
+    """Return ``retry_exceptions`` as calls carry it."""
+    return kinds if isinstance(kinds, bool) else _pickled_kinds(tuple(kinds))
+
+
+@functools.lru_cache(64)
+def _pickled_kinds(kinds: tuple[type[BaseException], ...]) -> bytes:
+    return pickled_code(kinds).stream

@@ -7,6 +7,7 @@
       TaskError                  user code raised; is also an instance of the cause's class
       ActorDiedError             the actor's process is gone, or its constructor raised
       WorkerCrashedError         the process running a task died
+      TaskCancelledError         cancel() ended the call
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
       ObjectLostError            a ref names no object of this engine
@@ -33,11 +34,15 @@ class NotInitializedError(NanoRayError):
 
 
 class ActorDiedError(NanoRayError):
-    """The actor's process is gone, so this and every later call fails."""
+    """The actor's process is gone, and this call with it; the message says whether it restarts."""
 
 
 class WorkerCrashedError(NanoRayError):
     """The process that ran a task died, and no retry is left."""
+
+
+class TaskCancelledError(NanoRayError):
+    """The call was cancelled, before it began or while it ran."""
 
 
 class GetTimeoutError(NanoRayError, TimeoutError):

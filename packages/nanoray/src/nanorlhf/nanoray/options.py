@@ -1,8 +1,8 @@
 """What a task or an actor asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from .group import PlacementGroup
 from .resources import Demand, demand
@@ -21,9 +21,22 @@ class Options:
     num_returns: int = 1
     """Refs that one call returns; with n > 1 the function returns n values."""
     max_retries: int = 3
-    """How often a task is run again when its process dies (never when it raises)."""
+    """How often a task is run again when its process dies; -1 is without end."""
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    """What a task may raise to be run again too, out of ``max_retries``: nothing, any Exception
+    (True), or instances of these classes."""
+    max_restarts: int = 0
+    """How often an actor is made again when its process dies, with its first arguments; -1 is
+    without end. Its state is lost."""
+    max_task_retries: int = 0
+    """How often a method call is run again whose actor died under it and restarts; -1 is without
+    end."""
     name: str | None = None
     """Actor: the name for ``get_actor``. Task: the name in errors."""
+    get_if_exists: bool = False
+    """Return the live actor of this name, if there is one, instead of an error."""
+    lifetime: Literal["detached"] | None = None
+    """None: the actor ends with its last handle. "detached": with ``kill`` or the engine."""
     placement_group: PlacementGroup | None = None
     """Where to run instead of on the node's free resources."""
     placement_group_bundle_index: int = -1
@@ -33,11 +46,11 @@ class Options:
 
     def __post_init__(self) -> None:
         """Check what can be checked without an engine."""
-        if self.num_returns < 0 or self.max_retries < 0:
-            raise ValueError(
-                f"num_returns={self.num_returns} and max_retries={self.max_retries} count things; "
-                f"neither may be negative"
-            )
+        check_num_returns(self.num_returns)
+        for name in ("max_retries", "max_restarts", "max_task_retries"):
+            check_repeats(name, getattr(self, name))
+        check_retry_exceptions(self.retry_exceptions)
+        self._check_lifetime()
         unknown = set(self.runtime_env or {}) - {"env_vars"}
         if unknown:
             raise ValueError(f"runtime_env has {sorted(unknown)}; only 'env_vars' is supported")
@@ -64,11 +77,14 @@ class Options:
         Raises:
             ValueError: A keyword is unknown or a value is out of range.
         """
-        known = {field.name for field in fields(Options)}
-        unknown = sorted(set(changes) - known)
-        if unknown:
-            raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+        check_names(changes, Options)
         return replace(self, **changes)
+
+    def _check_lifetime(self) -> None:
+        if self.lifetime not in (None, "detached"):
+            raise ValueError(f"lifetime={self.lifetime!r} is unknown; use None or 'detached'")
+        if self.get_if_exists and self.name is None:
+            raise ValueError("get_if_exists=True needs name=...: only named actors can be found")
 
     def _check_bundle_index(self) -> None:
         index, group = self.placement_group_bundle_index, self.placement_group
@@ -81,3 +97,64 @@ class Options:
                 f"placement_group_bundle_index={index} is outside the group's "
                 f"{len(group.bundles)} bundles; use 0 to {len(group.bundles) - 1}, or -1 for any"
             )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallOptions:
+    """What one call of an actor's method asks for."""
+
+    num_returns: int = 1
+    """Refs that the call returns."""
+    max_task_retries: int | None = None
+    """How often it is run again when the actor died under it and restarts; None is as the actor
+    was told."""
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    """What it may raise to be run again too, out of ``max_task_retries``."""
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        check_num_returns(self.num_returns)
+        if self.max_task_retries is not None:
+            check_repeats("max_task_retries", self.max_task_retries)
+        check_retry_exceptions(self.retry_exceptions)
+
+    def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
+        """Return these options with some changed.
+
+        Raises:
+            ValueError: A keyword is unknown or a value is out of range.
+        """
+        check_names(changes, CallOptions)
+        return replace(self, **changes)
+
+
+def check_names(changes: Mapping[str, Any], kind: type[Options] | type[CallOptions]) -> None:
+    """Raise ValueError unless every keyword is a field of ``kind``."""
+    known = {field.name for field in fields(kind)}
+    unknown = sorted(set(changes) - known)
+    if unknown:
+        raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+
+
+def check_num_returns(number: int) -> None:
+    """Raise ValueError unless a call may have so many results."""
+    if number < 0:
+        raise ValueError(f"num_returns={number} counts refs; use 0 or more")
+
+
+def check_repeats(name: str, number: int) -> None:
+    """Raise ValueError unless something may be repeated so often."""
+    if number < -1:
+        raise ValueError(f"{name}={number} counts repetitions; use 0 or more, or -1 for no end")
+
+
+def check_retry_exceptions(kinds: bool | Sequence[type[BaseException]]) -> None:
+    """Raise TypeError unless this says what to retry."""
+    is_list = isinstance(kinds, list | tuple)
+    if isinstance(kinds, bool) or (is_list and all(_is_exception(kind) for kind in kinds)):
+        return
+    raise TypeError(f"retry_exceptions={kinds!r} must be True, False or a list of exception types")
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
 from .backend import ActorInfo
-from .options import Options
+from .options import CallOptions, Options
 from .refs import HoldLog, ObjectRef, UserValue
 from .session import current
 
@@ -109,8 +109,8 @@ class ActorHandle:
 class ActorMethod:
     """One method of one actor."""
 
-    def __init__(self, handle: ActorHandle, name: str, num_returns: int = 1) -> None:
-        self._handle, self._name, self._num_returns = handle, name, num_returns
+    def __init__(self, handle: ActorHandle, name: str, options: CallOptions | None = None) -> None:
+        self._handle, self._name, self._options = handle, name, options or CallOptions()
 
     def remote(self, *args: Any, **kwargs: Any) -> UserValue:
         """Call the method; return one ref, or ``num_returns`` of them in a list, or None."""
@@ -120,12 +120,12 @@ class ActorMethod:
             raise ValueError(
                 f"{handle!r} belongs to an engine that was shut down; create the actor again"
             )
-        ids = backend.call(handle._info, self._name, args, kwargs, num_returns=self._num_returns)
+        ids = backend.call(handle._info, self._name, args, kwargs, options=self._options)
         return _refs(ids, backend.holds)
 
-    def options(self, *, num_returns: int) -> "ActorMethod":
-        """Return the same method with another number of results."""
-        return ActorMethod(self._handle, self._name, num_returns)
+    def options(self, **changes: Any) -> "ActorMethod":
+        """Return the same method with some ``CallOptions`` changed."""
+        return ActorMethod(self._handle, self._name, self._options.merged(changes))
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         """Say how it is done."""
