@@ -39,7 +39,7 @@ class Processes(Protocol):
         """SIGKILL a process; no harm when it is gone."""
         ...
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Send to a process; no harm when it is gone."""
         ...
 
