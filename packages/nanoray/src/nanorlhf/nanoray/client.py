@@ -306,8 +306,8 @@ class Client:
         if known is not None:
             return known
         cut = pickled_code(code)
-        code_id = hashlib.blake2b(cut.chunks[0], digest_size=16).digest()
-        self._link.post(("code", code_id, cut.chunks[0], cut.held))
+        code_id = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        self._link.post(("code", code_id, cut.stream, cut.held))
         self._code_ids[code] = code_id
         return code_id
 
@@ -355,4 +355,4 @@ def _retry_on(kinds: bool | Sequence[type[BaseException]]) -> bool | bytes:
 
 @functools.lru_cache(64)
 def _pickled_kinds(kinds: tuple[type[BaseException], ...]) -> bytes:
-    return pickled_code(kinds).chunks[0]
+    return pickled_code(kinds).stream

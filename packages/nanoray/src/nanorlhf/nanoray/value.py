@@ -33,14 +33,20 @@ class Block(NamedTuple):
 class Pickled(NamedTuple):
     """A value cut into its stream and its buffers.
 
-    The stream is the chunks one after the other. ``is_cow[i]`` says that reader ``i`` may write to its own copy of buffer i (torch tensors have
-    no read-only flag). ``held`` are the ids of the refs and actor handles inside.
+    The stream is the chunks, one after the other. ``is_cow[i]`` says that a reader may write to
+    its own copy of buffer i (torch tensors have no read-only flag). ``held`` are the ids of the
+    refs and actor handles inside.
     """
 
     chunks: list[bytes | bytearray]
     buffers: list[memoryview]
     is_cow: tuple[bool, ...]
     held: tuple[int, ...]
+
+    @property
+    def stream(self) -> bytes:
+        """The stream in one piece, a copy if it is in several."""
+        return b"".join(self.chunks)
 
     @property
     def stream_size(self) -> int:
@@ -69,7 +75,7 @@ class Value(NamedTuple):
 def inline(pickled: Pickled) -> Value:
     """Return the value with everything inside."""
     parts = tuple(bytes(buffer) for buffer in pickled.buffers)
-    return Value(b"".join(pickled.chunks), parts, pickled.is_cow, None)
+    return Value(pickled.stream, parts, pickled.is_cow, None)
 
 
 def pickled(value: object) -> Pickled:
