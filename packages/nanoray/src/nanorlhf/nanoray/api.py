@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from .backend import Context
 from .errors import NanoRayError
@@ -15,7 +16,9 @@ from .session import current, is_open, set_current
 
 
 def init(
+    address: str | None = None,
     *,
+    engine: Literal["local", "ray"] = "local",
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
@@ -27,6 +30,8 @@ def init(
     Returns at once; the first call waits until ``preload`` is imported.
 
     Args:
+        address: A Ray cluster to connect to, "auto" for the one of this machine.
+        engine: "local" is ours; "ray" runs the same program on Ray: see ``start_ray``.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
@@ -42,6 +47,14 @@ def init(
         if ignore_reinit_error:
             return
         raise NanoRayError("init() was called before; call shutdown() first")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
+    if engine == "ray":
+        from .ray_start import start_ray  # here, not above: Ray is an extra
+
+        atexit.register(shutdown)
+        set_current(start_ray(address, num_cpus=num_cpus, num_gpus=num_gpus, resources=resources))
+        return
     if sys.platform != "linux":
         raise NanoRayError(
             f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"

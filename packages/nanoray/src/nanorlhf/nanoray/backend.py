@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .options import CallOptions, Options
-from .refs import HoldLog
+from .refs import Holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,10 @@ class ActorInfo:
 class Backend(Protocol):
     """An engine, as seen from one process of it. Ids are integers unique in the engine."""
 
-    holds: HoldLog
-    """Where refs made or dropped in this process are counted."""
+    @property
+    def holds(self) -> Holds:
+        """Where refs made or dropped in this process are counted."""
+        ...
 
     def put(self, value: object) -> int:
         """Store a value; return its id, already held once."""

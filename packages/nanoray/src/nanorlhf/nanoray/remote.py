@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 
 from .backend import ActorInfo
 from .options import CallOptions, Options
-from .refs import HoldLog, ObjectRef, UserValue
+from .refs import Holds, ObjectRef, UserValue
 from .session import current
 
 Refs = ObjectRef | list[ObjectRef] | None
@@ -71,7 +71,7 @@ class ActorHandle:
     after the calls already made.
     """
 
-    def __init__(self, info: ActorInfo, holds: HoldLog) -> None:
+    def __init__(self, info: ActorInfo, holds: Holds) -> None:
         self._info, self._holds = info, holds
 
     @property
@@ -99,11 +99,8 @@ class ActorHandle:
         info = self._info
         return _load_handle, (info.id, info.class_name, info.methods)
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
-            f"argument, or inside a value, of a nanoray call"
-        )
+    def __reduce__(self) -> UserValue:
+        return self._holds.reduce(self)
 
 
 class ActorMethod:
@@ -162,7 +159,7 @@ def _decorate(target: UserValue, options: Mapping[str, Any]) -> RemoteFunction |
     return RemoteFunction(target, Options().merged(options))
 
 
-def _refs(ids: list[int], holds: HoldLog) -> Refs:
+def _refs(ids: list[int], holds: Holds) -> Refs:
     refs = [ObjectRef(object_id, holds) for object_id in ids]
     return refs[0] if len(refs) == 1 else (refs or None)
 
