@@ -170,6 +170,11 @@ class Engine:
         self._links[_ZYGOTE].queue(("kill", worker))
         self._dirty.add(_ZYGOTE)
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have the zygote tell a process that a call is cancelled."""
+        self._links[_ZYGOTE].queue(("interrupt", worker, call_id))
+        self._dirty.add(_ZYGOTE)
+
     def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
         if process != DRIVER:
