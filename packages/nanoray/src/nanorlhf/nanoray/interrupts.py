@@ -30,7 +30,7 @@ _AGAIN_S = 0.01
 
 
 class Cancelled(KeyboardInterrupt):
-    """What ``cancel()`` raises in a task's code; no ``except Exception`` stops it, as with Ctrl-C."""
+    """What ``cancel()`` raises in a task's code; as Ctrl-C, ``except Exception`` lets it pass."""
 
 
 class Interrupts:

@@ -37,7 +37,7 @@ class Rim(Protocol):
         """Have a process end a call that it runs or has before it."""
         ...
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
         ...
 
@@ -89,12 +89,9 @@ class Node:
             "wait": self._on_wait,
         }
 
-    def handle(self, process: int, message: Message, *, fd: int | None = None) -> None:
-        """Do what a process asks; ``fd`` is the file that came with an "arena" message."""
-        if message[0] == "arena":
-            self._on_arena(process, *message[1:], fd=fd)
-        else:
-            self._handlers[message[0]](process, *message[1:])
+    def handle(self, process: int, message: Message) -> None:
+        """Do what a process asks."""
+        self._handlers[message[0]](process, *message[1:])
 
     def settle(self) -> None:
         """Start what can start and free what nobody holds; call after every batch of messages."""
@@ -212,9 +209,8 @@ class Node:
                 self.objects.complete(group, error_value(gone), is_error=True)
             self.objects.unpin(group)
 
-    def _on_arena(self, process: int, arena_id: int, size: int, *, fd: int | None) -> None:
-        assert fd is not None, "an arena comes with its file"
-        self.arenas.add(arena_id, owner=process, size=size, fd=fd)
+    def _on_arena(self, process: int, arena_id: int, size: int) -> None:
+        self.arenas.add(arena_id, owner=process, size=size)
 
     def _on_retire(self, process: int, arena_id: int) -> None:
         del process

@@ -44,7 +44,7 @@ class Processes(Protocol):
         """Have a process end a call that it runs or has before it."""
         ...
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Send to a process; no harm when it is gone."""
         ...
 
