@@ -15,7 +15,7 @@ DIFFERS = {}
 """Tests that hold on ours alone, and why Ray is different by nature."""
 
 SLOW_ON_RAY = set()
-"""Tests that are left out of the short form on Ray: each starts several processes, a second each."""
+"""Tests left out of the short form on Ray: they start several processes, a second each."""
 
 CPUS, RESOURCES = 2, {"license": 1}
 

@@ -123,6 +123,11 @@ class RayEngine:
         with translated():
             self._ray.kill(self.holds[actor_id], no_restart=no_restart)
 
+    def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
+        """End the call that owes the object."""
+        with translated():
+            self._ray.cancel(self._native(object_id), force=force, recursive=recursive)
+
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
         try:

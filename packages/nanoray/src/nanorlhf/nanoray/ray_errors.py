@@ -16,6 +16,7 @@ any other RayError                       EngineError
 =======================================  ==========================
 """
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
@@ -46,6 +47,10 @@ _ADVICE: dict[type[NanoRayError], str] = {
     EngineError: "look at Ray's logs, under session_latest/logs of its folder",
 }
 
+_COLOUR = re.compile(r"\x1b\[\d+m")
+_CALL = re.compile(r"ray::(\S+) \(pid=(\d+)")
+"""How Ray's text begins: the call and the process that raised."""
+
 
 def from_ray(error: BaseException) -> BaseException:
     """Return the error of this package for what Ray raised; other errors as they are."""
@@ -67,7 +72,8 @@ def translated() -> Iterator[None]:
     try:
         yield
     except theirs.RayError as error:
-        raise from_ray(error) from None
+        ours = from_ray(error)
+        raise ours from ours.__cause__
 
 
 @contextmanager
@@ -85,12 +91,15 @@ def sending(what: str) -> Iterator[None]:
 
 
 def _from_task(error: Any, their_root: type[BaseException]) -> BaseException:  # noqa: ANN401
-    """Return the TaskError for a RayTaskError, which may stand for an error of Ray's own."""
-    cause = error.cause
-    if isinstance(cause, their_root):  # what Ray puts there for a cause that cannot travel
-        cause = None
-    where = f"{error.function_name.removeprefix('ray::')} in process {error.pid}"
-    return task_error(where, error.traceback_str.rstrip(), cause)
+    """Return our error for a RayTaskError, of which only ``cause`` and the text are sure."""
+    cause, text = error.cause, _COLOUR.sub("", str(error))
+    if isinstance(cause, their_root) and type(cause) is not their_root:
+        return from_ray(cause)  # Ray's own error, of something that the call itself waited for
+    if isinstance(cause, their_root):
+        cause = None  # what Ray puts there for a cause that cannot travel
+    call = _CALL.search(text)
+    where = f"{call[1]} in process {call[2]}" if call else "a call"
+    return task_error(where, text, cause)
 
 
 @lru_cache(1)
