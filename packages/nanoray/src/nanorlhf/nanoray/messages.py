@@ -39,10 +39,11 @@ To a worker::
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)                              to the zygote
+    fork    worker_id  (+ fds)              socket, stdout, stderr; to the zygote
     signal  worker_id, signal number
     stop    worker_id, call_id                             cancel what it runs
     end
+    forked  worker_id, pid
     exited  worker_id, status                              from the zygote
 """
 
@@ -83,7 +84,8 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[Any, ...] = ()
+    """An ``Environment`` as a plain tuple."""
     retries: int | None = 0
     """How often a task or method is run again, or an actor made again; -1 is without end, None
     as the actor was told."""

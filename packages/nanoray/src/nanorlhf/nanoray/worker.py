@@ -16,11 +16,13 @@ from typing import Any
 from .backend import Context
 from .client import Client
 from .connection import Connection
+from .environment import Environment
 from .errors import task_error
 from .link import WorkerLink
 from .messages import Run, Slot
 from .refs import HoldLog, UserValue
 from .session import set_current
+from .stack import make_dumpable
 from .store import Reader
 from .value import Value, error_value, pickled
 from .wire import Message
@@ -153,6 +155,7 @@ def main(sock: socket.socket, worker_id: int) -> None:
         reader=reader,
         totals=setup["totals"],
         context=context,
+        environment=Environment(*setup["env"]),
     )
     link.free = client.writer.free
     set_current(client)
@@ -164,8 +167,11 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
     """Become the process the engine asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     faulthandler.enable()
-    os.environ.update(setup["env"])
+    make_dumpable()
     sys.path[:] = setup["path"]
+    Environment(*setup["env"]).enter()
+    if setup["gpu_ids"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup["gpu_ids"])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
