@@ -190,6 +190,12 @@ class Client:
         """Kill an actor's process."""
         self._link.post(("kill", actor_id, no_restart))
 
+    def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
+        """End the call that owes the object."""
+        refusal = self._ask_plain("revoke", object_id, force, recursive)
+        if refusal is not None:
+            raise ValueError(refusal)
+
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
         fields = self._ask_plain("named", name)

@@ -16,7 +16,7 @@ To the engine::
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
-    stop    req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
@@ -40,10 +40,9 @@ Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
     fork    worker_id  (+ fds)              socket, stdout, stderr; to the zygote
-    signal  worker_id, signal number
-    stop    worker_id, call_id                             cancel what it runs
-    end
-    forked  worker_id, pid
+    kill    worker_id                       stop           to the zygote
+    interrupt worker_id, call_id                           to the zygote, to cancel a call
+    forked  worker_id, pid                                 from the zygote
     exited  worker_id, status                              from the zygote
 """
 
