@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 
 from .calls import Call, Calls, Worker
 from .errors import ActorDiedError
+from .messages import Method
 from .value import Value, error_value
 
-ActorFields = tuple[int, str, tuple[str, ...]]
+ActorFields = tuple[int, str, tuple[Method, ...]]
 """Id, class name and methods: the fields of an ``ActorInfo``."""
 
 

@@ -116,7 +116,7 @@ class Calls:
         if spec.args is not None:
             self._arenas.ship(worker.id, Value(*spec.args))
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, spec.args, spec.args_id, deps, spec.returns)
+        run = Run(*head, spec.args, spec.args_id, deps, spec.returns, spec.stream)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:

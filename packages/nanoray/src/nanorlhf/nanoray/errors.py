@@ -7,6 +7,7 @@
       TaskError                  user code raised; is also an instance of the cause's class
       ActorDiedError             the actor's process is gone, or its constructor raised
       WorkerCrashedError         the process running a task died
+      TaskCancelledError         cancel() ended the call
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
       ObjectLostError            a ref names no object of this engine
@@ -37,6 +38,10 @@ class ActorDiedError(NanoRayError):
 
 class WorkerCrashedError(NanoRayError):
     """The process that ran a task died, and no retry is left."""
+
+
+class TaskCancelledError(NanoRayError):
+    """The call was cancelled, before it began or while it ran."""
 
 
 class GetTimeoutError(NanoRayError, TimeoutError):
@@ -89,8 +94,12 @@ class TaskError(NanoRayError):
 def task_error(where: str, remote_traceback: str, cause: BaseException | None) -> TaskError:
     """Return the error to raise for ``cause``, of a class derived from both trees.
 
-    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py).
+    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py). An error that
+    passes through several tasks stays of the class of the first: ``cause`` is never a TaskError
+    that has a cause.
     """
+    if isinstance(cause, TaskError) and cause.cause is not None:
+        cause = cause.cause
     kind = _dual_class(type(cause)) if isinstance(cause, Exception) else TaskError
     error = _instance(kind, cause)
     error.where, error.remote_traceback, error.cause = where, remote_traceback, cause

@@ -11,6 +11,8 @@ To the engine::
     call    *Spec                           a task, an actor's constructor, or a method call
     done    call_id, [(value, held)], error
     failed  call_id, text                   a constructor raised
+    item    stream_id, i, id, value, held   what a generator made
+    next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
@@ -29,6 +31,9 @@ To a worker::
     code    code_id, blob
     run     *Run
     reply   req, payload
+    taken   stream_id, n                    n items of its generator have been asked for
+    stopped stream_id                       nobody will ask for more
+    interrupt call_id                       end this call without a result
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
@@ -52,6 +57,9 @@ RawValue = tuple[Any, ...]
 """A ``Value`` as it comes out of a message: a plain tuple."""
 
 Kind = Literal["task", "new", "method"]
+
+Method = tuple[str, dict[str, Any]]
+"""A public method of an actor and the ``CallOptions`` that its class gives it."""
 
 
 class Spec(NamedTuple):
@@ -82,7 +90,11 @@ class Spec(NamedTuple):
     retries: int = 0
     label: str = ""
     """The actor's public name, if it has one."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[Method, ...] = ()
+    stream: int | None = None
+    """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
+    max_concurrency: int = 0
+    """Calls of an actor at a time; 0 is as its class is."""
 
 
 class Run(NamedTuple):
@@ -98,6 +110,7 @@ class Run(NamedTuple):
     args_id: int
     deps: list[tuple[int, RawValue]]
     returns: tuple[int, ...]
+    stream: int | None = None
 
 
 class Slot(NamedTuple):

@@ -246,7 +246,13 @@ class Supervisor:
         env = dict(key.env)
         if key.gpu_ids:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
-        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
+        setup = {
+            "env": env,
+            "gpu_ids": key.gpu_ids,
+            "actor": worker.actor,
+            "name": call.spec.name,
+            "max_concurrency": call.spec.max_concurrency,
+        }
         self._processes.fork(worker.id, setup)
         return worker
 
