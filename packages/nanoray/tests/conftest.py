@@ -1,7 +1,9 @@
 """Engines for tests, and a limit on how long any test may take."""
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 
 import pytest
@@ -86,3 +88,30 @@ def is_running():
 
     assert check(os.getpid())
     return check
+
+
+@pytest.fixture(scope="session")
+def make_certificate(tmp_path_factory):
+    """Make ``(certificate, key, authority)``, a new machine of the authority ``name``."""
+    openssl = shutil.which("openssl")
+    if openssl is None:
+        pytest.skip("certificates are made by the openssl program, which is not installed")
+    place = tmp_path_factory.mktemp("tls")
+
+    def run(*words):
+        subprocess.run([openssl, *map(str, words)], check=True, capture_output=True, cwd=place)
+
+    def make(name):
+        authority, authority_key = place / f"{name}.pem", place / f"{name}.key"
+        new_key = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+        if not authority.exists():
+            files = ("-keyout", authority_key, "-out", authority)
+            run("req", "-x509", *new_key, *files, "-subj", f"/CN={name}", "-days", "2")
+        machine = place / f"{name}-{len(list(place.iterdir()))}"
+        certificate, key, request = (machine.with_suffix(end) for end in (".crt", ".k", ".csr"))
+        run("req", *new_key, "-keyout", key, "-out", request, "-subj", "/CN=machine")
+        signer = ("-CA", authority, "-CAkey", authority_key, "-CAcreateserial", "-days", "2")
+        run("x509", "-req", "-in", request, *signer, "-out", certificate)
+        return certificate, key, authority
+
+    return make

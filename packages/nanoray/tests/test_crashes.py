@@ -172,7 +172,7 @@ def test_a_dead_zygote_breaks_the_engine_loudly(start):
     ray = start(num_cpus=1)
     sleep = ray.remote(lambda: time.sleep(60))
     ref = sleep.remote()
-    zygote = nanoray.session.current()._link._zygote.pid
+    zygote = nanoray.session.current()._link._hub.zygote_pid
     os.kill(zygote, signal.SIGKILL)
     with pytest.raises(ray.EngineError, match=r"process server was killed by SIGKILL"):
         ray.get(ref, timeout=WAIT_S)

@@ -1,7 +1,7 @@
 import pytest
 
 import nanorlhf.nanoray as nanoray
-from nanorlhf.nanoray.options import Options
+from nanorlhf.nanoray.options import CallOptions, Options
 
 
 def double(x):
@@ -16,8 +16,13 @@ def test_options_add_up():
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"num_gpu": 1}, "unknown option 'num_gpu'; known: .*max_retries, name, num_cpus"),
-        ({"num_returns": -1}, "num_returns=-1"),
+        ({"num_gpu": 1}, "unknown option 'num_gpu'; known: get_if_exists, lifetime"),
+        ({"num_returns": -1}, "num_returns=-1 is neither a number of refs"),
+        ({"max_retries": -2}, "max_retries=-2 counts repetitions"),
+        ({"max_restarts": -2}, "max_restarts=-2 counts repetitions"),
+        ({"max_task_retries": -2}, "max_task_retries=-2 counts repetitions"),
+        ({"lifetime": "job"}, "lifetime='job' is unknown"),
+        ({"get_if_exists": True}, "get_if_exists=True needs name"),
         ({"num_gpus": 2.5}, "num_gpus=2.5"),
         ({"runtime_env": {"pip": []}}, "only 'env_vars'"),
         ({"placement_group_bundle_index": 1}, "needs placement_group"),
@@ -31,6 +36,22 @@ def test_wrong_options_are_refused_when_they_are_given(changes, match):
 def test_environment_variables_are_strings():
     with pytest.raises(TypeError, match="must be str"):
         Options(runtime_env={"env_vars": {"N": 1}})
+
+
+@pytest.mark.parametrize("kinds", [ValueError, ["ValueError"], [int], 3, None])
+def test_what_is_retried_is_a_bool_or_a_list_of_exceptions(kinds):
+    with pytest.raises(TypeError, match="must be True, False or a list of exception types"):
+        Options(retry_exceptions=kinds)
+    with pytest.raises(TypeError, match="must be True, False or a list of exception types"):
+        CallOptions(retry_exceptions=kinds)
+
+
+def test_the_options_of_one_call_are_checked_too():
+    assert CallOptions().merged({"num_returns": 2}).num_returns == 2
+    with pytest.raises(ValueError, match="unknown option 'num_cpus'; known: .*max_task_retries"):
+        CallOptions().merged({"num_cpus": 1})
+    with pytest.raises(ValueError, match="max_task_retries=-2"):
+        CallOptions(max_task_retries=-2)
 
 
 def test_remote_things_are_not_called_directly():

@@ -1,7 +1,14 @@
-"""The engine's table of actors: their queues, names and deaths. No I/O.
+"""The engine's table of actors: their queues, names, restarts and deaths. No I/O.
 
 Calls of one caller run in the order they were made, also when the first still waits for its
-arguments. Callers do not wait for each other.
+arguments, and also through a restart. Callers do not wait for each other.
+
+An actor that may restart keeps its constructor's call, and so its arguments, until it no longer
+may::
+
+    add -> (resources) -> started -> constructed ---> bury
+             ^                          |               ^
+             +-- lost, restarts left <--+-- lost, none -+
 """
 
 from collections import deque
@@ -11,6 +18,7 @@ from dataclasses import dataclass, field
 from .calls import Call, Calls, Worker
 from .errors import ActorDiedError
 from .messages import Method
+from .objects import Objects
 from .value import Value, error_value
 
 ActorFields = tuple[int, str, tuple[Method, ...]]
@@ -40,6 +48,7 @@ class Actors:
 
     Args:
         calls: The table their calls are in.
+        objects: The table their handles are counted in.
         kill: Kills a worker process.
         end: Lets a worker process end by itself.
         withdraw: Takes a call back from the scheduler.
@@ -48,18 +57,16 @@ class Actors:
     def __init__(
         self,
         calls: Calls,
+        objects: Objects,
         *,
         kill: Callable[[int], None],
         end: Callable[[int], None],
         withdraw: Callable[[int], None],
     ) -> None:
-        self._calls, self._kill, self._end, self._withdraw = calls, kill, end, withdraw
+        self._calls, self._objects = calls, objects
+        self._kill, self._end, self._withdraw = kill, end, withdraw
         self._actors: dict[int, _Actor] = {}
         self._labels: dict[str, int] = {}
-
-    def reserve(self, label: str, actor_id: int) -> bool:
-        """Give a public name to an actor to come; return False when a live one has it."""
-        return self._labels.setdefault(label, actor_id) == actor_id
 
     def find(self, label: str) -> ActorFields | None:
         """Return the live actor of that public name."""
@@ -71,12 +78,22 @@ class Actors:
 
     def add(self, creation: Call) -> None:
         """Add the actor whose constructor ``creation`` is."""
-        self._actors[creation.spec.actor] = _Actor(creation)
+        spec = creation.spec
+        self._actors[spec.actor] = _Actor(creation)
+        if spec.label:
+            self._labels[spec.label] = spec.actor
+        if spec.is_detached:
+            self._objects.pin(spec.actor)  # as if somebody had a handle, until it is dead
 
     def started(self, worker: Worker) -> None:
         """The actor has a process, and its constructor is the first call in it."""
         self._actors[worker.actor].worker = worker
         self.pump(worker.actor)
+
+    def constructed(self, creation: Call) -> None:
+        """The constructor has run: what it was given goes, unless it may have to run again."""
+        if not creation.retries_left:
+            self._calls.succeed(creation, ())
 
     def queue(self, call: Call) -> None:
         """Put a method call behind those its caller made before."""
@@ -87,8 +104,15 @@ class Actors:
         elif actor.death is not None:
             self._calls.fail(call, actor.death)
         else:
+            if call.spec.retries is None:
+                call.retries_left = actor.creation.spec.task_retries
             actor.queues.setdefault(call.caller, deque()).append(call)
             self.pump(call.spec.actor)
+
+    def again(self, call: Call) -> None:
+        """Run a method call once more, before those its caller has waiting."""
+        self._requeue(self._actors[call.spec.actor], [call])
+        self.pump(call.spec.actor)
 
     def pump(self, actor_id: int) -> None:
         """Send every call whose turn it is and whose arguments are ready."""
@@ -118,6 +142,22 @@ class Actors:
             if actor.death is not None:
                 del self._actors[actor_id]
 
+    def interrupt(self, actor_id: int, reason: str) -> None:
+        """Kill the actor's process; it restarts, when it may, once the process is gone."""
+        actor = self._actors.get(actor_id)
+        if actor is not None and actor.worker is not None:
+            self._kill(actor.worker.id)
+            self._detach(actor, reason)
+
+    def lost(self, worker: Worker, reason: str) -> Call | None:
+        """An actor's process is gone; return the constructor to run again, if it restarts."""
+        actor = self._actors.get(worker.actor)
+        if actor is None or actor.death is not None:
+            return None
+        if actor.worker is worker:
+            self._detach(actor, f"died: its process {reason}")
+        return actor.creation if actor.death is None else None
+
     def bury(self, actor_id: int, reason: str) -> None:
         """Fail all calls, now and later, with ``reason``, and kill the process if there is one."""
         actor = self._actors.get(actor_id)
@@ -127,13 +167,16 @@ class Actors:
         self._labels = {label: who for label, who in self._labels.items() if who != actor_id}
         queued = [call for queue in actor.queues.values() for call in queue]
         actor.queues.clear()
-        self._withdraw_creation(actor)
         sent = list(actor.worker.calls.values()) if actor.worker is not None else []
         if actor.worker is not None:
             actor.worker.calls.clear()
             self._kill(actor.worker.id)
-        for call in (*sent, *queued):
+        else:
+            self._withdraw(actor.creation.spec.id)
+        for call in (actor.creation, *sent, *queued):
             self._calls.fail(call, actor.death)
+        if actor.creation.spec.is_detached:
+            self._objects.unpin(actor_id)
         if actor.is_retired:
             self._actors.pop(actor_id, None)
 
@@ -141,13 +184,42 @@ class Actors:
         """Return the ids of all actors."""
         return list(self._actors)
 
-    def _withdraw_creation(self, actor: _Actor) -> None:
-        creation = actor.creation
-        if actor.worker is None and self._calls.get(creation.spec.id) is not None:
-            self._withdraw(creation.spec.id)
-            assert actor.death is not None, "only a dead actor's constructor is withdrawn"
-            self._calls.fail(creation, actor.death)
+    def _detach(self, actor: _Actor, reason: str) -> None:
+        """Part the actor from its process; bury it unless it may restart."""
+        assert actor.worker is not None, "only a process that is there is lost"
+        actor_id = actor.creation.spec.actor
+        if not actor.creation.take_retry():
+            self.bury(actor_id, reason)
+            return
+        is_new = actor.creation.spec.id in actor.worker.calls
+        calls = [call for call in actor.worker.calls.values() if call is not actor.creation]
+        actor.worker.calls.clear()
+        actor.worker = None
+        # Behind a constructor that was still running no call can have begun.
+        kept = [call for call in calls if is_new or call.take_retry()]
+        self._requeue(actor, kept)
+        for call in calls:
+            if call not in kept:
+                self._calls.fail(call, _lost_call(call, actor.name, reason))
+        if actor.is_retired and not any(actor.queues.values()):
+            self.bury(actor_id, reason)
+
+    @staticmethod
+    def _requeue(actor: _Actor, calls: list[Call]) -> None:
+        for call in reversed(calls):
+            call.state = "waiting"
+            actor.queues.setdefault(call.caller, deque()).appendleft(call)
 
     def _end_if_done(self, actor: _Actor) -> None:
         if actor.is_retired and actor.worker is not None and not actor.is_busy:
             self._end(actor.worker.id)
+
+
+def _lost_call(call: Call, name: str, reason: str) -> Value:
+    """Return the error of a call that was under way when its actor died, and is not retried."""
+    return error_value(
+        ActorDiedError(
+            f"{call.spec.name}: actor {name} {reason}; the actor restarts, but this call was under "
+            f"way and has no retry left: make it again, or set max_task_retries"
+        )
+    )

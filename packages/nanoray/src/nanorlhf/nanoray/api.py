@@ -125,11 +125,17 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
-def kill(actor: ActorHandle) -> None:
-    """Kill an actor's process at once; its pending and later calls raise ActorDiedError."""
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Kill an actor's process at once; its pending and later calls raise ActorDiedError.
+
+    Args:
+        actor: Whom.
+        no_restart: False makes this a crash like others: the actor is made again while it has
+            ``max_restarts`` left.
+    """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill({actor!r}) needs an actor handle")
-    current().kill(actor.id)
+    current().kill(actor.id, no_restart=no_restart)
 
 
 def get_actor(name: str) -> ActorHandle:

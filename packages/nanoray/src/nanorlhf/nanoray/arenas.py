@@ -1,35 +1,27 @@
 """The engine's table of arenas: whose they are, who has been given them, what lives in them."""
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from .messages import DRIVER
 from .value import Value
 from .wire import Message
 
-
-class Send(Protocol):
-    """Sends a message, and a file with it, to a process."""
-
-    def __call__(self, process: int, message: Message, *, fd: int | None = None) -> None:
-        """Send; ``fd`` stays open."""
-        ...
+Send = Callable[[int, Message], None]
+"""Sends a message to a process; the rim adds the file of an arena the message speaks of."""
 
 
 @dataclass(slots=True)
 class _Arena:
     owner: int
     size: int
-    fd: int
     live: int = 0
     is_orphan: bool = False
     readers: set[int] = field(default_factory=set)
 
 
 class Arenas:
-    """Keeps one open file per arena, so that values outlive the process that wrote them.
+    """Every arena lives as long as a value in it, and so outlives the process that wrote it.
 
     Args:
         send: To a process, the driver included.
@@ -40,9 +32,9 @@ class Arenas:
         self._send, self._on_close = send, on_close
         self._arenas: dict[int, _Arena] = {}
 
-    def add(self, arena_id: int, *, owner: int, size: int, fd: int) -> None:
-        """Take over ``fd``, a new arena of ``owner``."""
-        self._arenas[arena_id] = _Arena(owner, size, fd)
+    def add(self, arena_id: int, *, owner: int, size: int) -> None:
+        """Add a new arena of ``owner``."""
+        self._arenas[arena_id] = _Arena(owner, size)
 
     def ship(self, process: int, value: Value) -> None:
         """Give ``process`` the arena of a value it is about to read, once."""
@@ -52,7 +44,7 @@ class Arenas:
         arena = self._arenas[arena_id]
         if process not in arena.readers:
             arena.readers.add(process)
-            self._send(process, ("arena", arena_id, arena.size), fd=arena.fd)
+            self._send(process, ("arena", arena_id, arena.size))
 
     def retain(self, value: Value) -> None:
         """Count a value that lives in its arena."""
@@ -74,7 +66,6 @@ class Arenas:
     def close(self, arena_id: int) -> None:
         """Close an arena nobody will write to again."""
         arena = self._arenas.pop(arena_id)
-        os.close(arena.fd)
         for process in arena.readers:
             self._send(process, ("forget", arena_id))
         self._on_close(arena_id)
@@ -87,9 +78,3 @@ class Arenas:
                 arena.is_orphan = True
                 if not arena.live:
                     self.close(arena_id)
-
-    def close_all(self) -> None:
-        """Close every file; the engine is over."""
-        for arena in self._arenas.values():
-            os.close(arena.fd)
-        self._arenas.clear()

@@ -121,8 +121,8 @@ class Backend(Protocol):
         """Return a future of what ``next_item`` returns."""
         ...
 
-    def kill(self, actor_id: int) -> None:
-        """Kill the actor's process; pending and later calls raise ActorDiedError."""
+    def kill(self, actor_id: int, *, no_restart: bool) -> None:
+        """Kill the actor's process; without ``no_restart`` its ``max_restarts`` count."""
         ...
 
     def get_actor(self, name: str) -> ActorInfo:

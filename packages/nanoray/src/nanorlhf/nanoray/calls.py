@@ -21,9 +21,17 @@ class Call:
     pins: tuple[int, ...]
     """Objects kept for it."""
     retries_left: int
+    """-1 is without end."""
     num_missing: int = 0
     """Arguments that are not ready."""
     state: Literal["waiting", "queued", "running"] = "waiting"
+
+    def take_retry(self) -> bool:
+        """Use one retry up; return False when none is left."""
+        if self.retries_left > 0:
+            self.retries_left -= 1
+            return True
+        return self.retries_left < 0
 
 
 class WorkerKey(NamedTuple):
@@ -89,9 +97,16 @@ class Calls:
             self._arenas.retain(value)
             self._objects.adopt(spec.args_id, value, contains=spec.held)
             pins = (*pins, spec.args_id)
-        call = self._calls[spec.id] = Call(spec, caller, pins, spec.retries)
+        call = self._calls[spec.id] = Call(spec, caller, pins, spec.retries or 0)
         self._watch_arguments(call, on_ready)
         return call
+
+    def refuse(self, spec: Spec) -> None:
+        """Give back what came with a call that is not accepted."""
+        if spec.args_id and spec.args is not None:
+            value = Value(*spec.args)
+            self._arenas.retain(value)
+            self._arenas.release(value)
 
     def argument_error(self, call: Call) -> Value | None:
         """Return the error of the first argument that failed."""
@@ -116,7 +131,8 @@ class Calls:
         if spec.args is not None:
             self._arenas.ship(worker.id, Value(*spec.args))
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, spec.args, spec.args_id, deps, spec.returns, spec.stream)
+        ends = (deps, spec.returns, spec.retry_on, spec.stream)
+        run = Run(*head, spec.args, spec.args_id, *ends)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:

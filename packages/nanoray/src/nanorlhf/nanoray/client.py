@@ -3,6 +3,7 @@
 The driver and every worker run this same code; only the ``Link`` under it differs.
 """
 
+import functools
 import hashlib
 import itertools
 import weakref
@@ -153,6 +154,7 @@ class Client:
             returns=returns,
             stream=_stream(options),
             retries=options.max_retries,
+            retry_on=_retry_on(options.retry_exceptions),
             **self._place(options, f"{name}()", default_cpus=1),
         )
         return list(returns)
@@ -164,22 +166,31 @@ class Client:
         assert isinstance(code, type), "actors are made of classes"
         place = self._place(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
-        code_id = self._code_id(code)
-        if options.name is not None:
-            self._reserve(options.name, info.id)
-        self._call(
+        spec = self._spec(
             "new",
             code.__name__,
             args,
             kwargs,
-            code=code_id,
+            code=self._code_id(code),
             actor=info.id,
+            retries=options.max_restarts,
+            task_retries=options.max_task_retries,
             label=options.name or "",
             methods=info.methods,
+            is_detached=options.lifetime == "detached",
             max_concurrency=options.max_concurrency or 0,
             **place,
         )
-        return info
+        if options.name is None:
+            self._link.post(("call", *spec))
+            return info
+        fields = self._ask_plain("create", options.get_if_exists, *spec)
+        if fields is None:
+            raise ValueError(
+                f"name={options.name!r} belongs to a live actor; use get_actor({options.name!r}), "
+                f"or get_if_exists=True"
+            )
+        return _actor_info(fields)
 
     def call(
         self,
@@ -200,20 +211,22 @@ class Client:
             actor=actor.id,
             method=method,
             returns=returns,
+            retries=options.max_task_retries,
+            retry_on=_retry_on(options.retry_exceptions),
             stream=_stream(options),
         )
         return list(returns)
 
-    def kill(self, actor_id: int) -> None:
+    def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
-        self._link.post(("kill", actor_id))
+        self._link.post(("kill", actor_id, no_restart))
 
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
         fields = self._ask_plain("named", name)
         if fields is None:
             raise ValueError(f"get_actor({name!r}): no live actor has this name")
-        return ActorInfo(*fields)
+        return _actor_info(fields)
 
     def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
         """Ask for a placement group."""
@@ -254,10 +267,16 @@ class Client:
         self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
     ) -> None:
         """Send a call."""
+        self._link.post(("call", *self._spec(kind, name, args, kwargs, **rest)))
+
+    def _spec(
+        self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
+    ) -> Spec:
+        """Return a call as the engine wants it."""
         deps, args, kwargs = self._lift_refs(args, kwargs)
         raw, args_id, held = self._pack_arguments(args, kwargs)
         fields = {"actor": 0, "code": b"", "method": "", "returns": (), **rest}
-        spec = Spec(
+        return Spec(
             kind=kind,
             id=self.next_id(),
             name=name,
@@ -265,9 +284,9 @@ class Client:
             args_id=args_id,
             deps=deps,
             held=held,
+            parent=call_id.get(),
             **fields,
         )
-        self._link.post(("call", *spec))
 
     def _lift_refs(
         self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
@@ -316,10 +335,6 @@ class Client:
             "bundle": options.placement_group_bundle_index,
             "env": tuple(sorted(options.env.items())),
         }
-
-    def _reserve(self, label: str, actor_id: int) -> None:
-        if not self._ask_plain("reserve", label, actor_id):
-            raise ValueError(f"name={label!r} belongs to a live actor; use get_actor({label!r})")
 
     def _code_id(self, code: object) -> bytes:
         """Return the id of a function or class; the engine gets its pickle the first time."""
@@ -381,3 +396,17 @@ def _rooms(options: Options) -> list[Mapping[str, int]]:
     chosen = group.bundles if index < 0 else (group.bundles[index],)
     needs: list[Demand] = [bundle_demand(bundle) for bundle in chosen]
     return [dict(bundle) for bundle in needs]
+
+
+def _actor_info(fields: tuple[Any, ...]) -> ActorInfo:
+    return ActorInfo(fields[0], fields[1], tuple(fields[2]))
+
+
+def _retry_on(kinds: bool | Sequence[type[BaseException]]) -> bool | bytes:
+    """Return ``retry_exceptions`` as calls carry it."""
+    return kinds if isinstance(kinds, bool) else _pickled_kinds(tuple(kinds))
+
+
+@functools.lru_cache(64)
+def _pickled_kinds(kinds: tuple[type[BaseException], ...]) -> bytes:
+    return pickled_code(kinds).stream

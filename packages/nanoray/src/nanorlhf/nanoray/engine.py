@@ -13,9 +13,6 @@ answers pass through the I/O thread.
 import contextlib
 import logging
 import os
-import select
-import socket
-import sys
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -23,21 +20,18 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from .connection import Connection
 from .errors import EngineError
+from .hub import Hub
 from .messages import DRIVER
 from .node import Node
 from .refs import HoldLog
 from .resources import Pool
 from .store import Reader
-from .supervisor import describe_exit
 from .waits import Answer
 from .wire import Message
-from .zygote import end, launch
 
 log = logging.getLogger(__name__)
 
-_ZYGOTE = -1
 _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
 _PATIENCE_S = 10.0
@@ -61,7 +55,7 @@ class _Question:
 
 
 class Engine:
-    """The driver's ``Link``, and the ``Rim`` of its node.
+    """The driver's ``Link``, the ``Rim`` of its node and the ``Owner`` of its machine's hub.
 
     Args:
         pool: The node's resources.
@@ -81,18 +75,10 @@ class Engine:
         self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
-        self._links: dict[int, Connection] = {}
-        self._by_fd: dict[int, int] = {}
-        self._dirty: set[int] = set()
-        self._stuck: set[int] = set()
-        """Processes whose sockets are full."""
         self._is_over = False
-        self._epoll = select.epoll()
         cpus = self._totals.get("CPU", 0) // 10_000
         self.node = Node(pool, self, max_idle=max(1, cpus))
-        self._zygote, sock = launch(preload)
-        sock.setblocking(False)
-        self._add_link(_ZYGOTE, Connection(sock))
+        self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
@@ -108,8 +94,9 @@ class Engine:
             self._check_running()
             self._take_holds()
             for message in messages:
-                copy = None if fd is None else os.dup(fd)
-                self.node.handle(DRIVER, message, fd=copy)
+                if fd is not None:
+                    self._hub.add_arena(message[1], os.dup(fd))
+                self.node.handle(DRIVER, message)
             self._settle()
         self._free_blocks()
 
@@ -169,45 +156,29 @@ class Engine:
                 return
             self._is_over = True
             self.node.break_down("the engine was shut down while this was waiting")
-            self._links[_ZYGOTE].queue(("stop",))
-            self._links[_ZYGOTE].flush()
+            self._hub.stop()
         self._thread.join()
-        end(self._zygote)
-        for link in self._links.values():
-            link.close()
-        self._epoll.close()
-        self.node.arenas.close_all()
+        self._hub.close()
 
     # -- Rim -----------------------------------------------------------------------------------
 
     def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Ask the zygote for a process and queue its first message."""
-        ours, theirs = socket.socketpair()
-        ours.setblocking(False)
-        self._add_link(worker, Connection(ours))
-        self._links[_ZYGOTE].queue(("fork", worker), fd=theirs.detach(), close_fd=True)
-        self._dirty.add(_ZYGOTE)
-        setup = {
-            **setup,
-            "totals": self._totals,
-            "path": [entry for entry in sys.path if isinstance(entry, str)],
-        }
-        self.send(worker, ("setup", setup))
+        """Start a process."""
+        self._hub.fork(worker, {**setup, "totals": self._totals})
 
     def kill(self, worker: int) -> None:
-        """Have the zygote kill a process."""
-        self._links[_ZYGOTE].queue(("kill", worker))
-        self._dirty.add(_ZYGOTE)
+        """Kill a process."""
+        self._hub.kill(worker)
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
         if process != DRIVER:
-            if process in self._links:
-                self._links[process].queue(message, fd=fd)
-                self._dirty.add(process)
+            self._hub.send(process, message)
         elif message[0] == "arena":
+            fd = self._hub.open_arena(message[1])
             assert fd is not None, "an arena comes with its file"
             self._reader.adopt(message[1], message[2], fd)
+            os.close(fd)
         elif message[0] == "forget":
             self._reader.forget(message[1])
         else:
@@ -222,68 +193,40 @@ class Engine:
             self._thunks.put(partial(self._later.pop(req), payload))
 
     def close_arena(self, arena_id: int) -> None:
-        """Forget an arena in the driver too."""
+        """Close the arena's file, and forget it in the driver too."""
         self._reader.forget(arena_id)
+        self._hub.close_arena(arena_id)
+
+    # -- Owner ---------------------------------------------------------------------------------
+
+    def heard(self, process: int, message: Message) -> None:
+        """A worker said something."""
+        self.node.handle(process, message)
+
+    def exited(self, worker: int, status: int) -> None:
+        """A worker is gone."""
+        self.node.worker_exited(worker, status)
+
+    def left(self, process: int) -> None:
+        """Nobody is attached to a driver's own engine."""
+        raise AssertionError(f"process {process} was never attached")
+
+    def broke_down(self, reason: str) -> None:
+        """The zygote is gone."""
+        self.node.break_down(reason)
 
     # -- I/O thread ----------------------------------------------------------------------------
 
     def _loop(self) -> None:
         while not self._is_over:
-            events = self._epoll.poll(_IDLE_POLL_S)
+            events = self._hub.poll(_IDLE_POLL_S)
             with self._lock:
                 if self._is_over:
                     return
-                for fd, event in events:
-                    if fd in self._by_fd:  # else an event before this one has closed it
-                        self._serve(self._by_fd[fd], event)
+                self._hub.serve(events)
                 self._take_holds()
                 self._settle()
             self._free_blocks()
-
-    def _serve(self, process: int, event: int) -> None:
-        """Do what one socket's readiness asks for."""
-        link = self._links[process]
-        if event & select.EPOLLOUT:
-            self._dirty.add(process)
-        if not event & ~select.EPOLLOUT:
-            return
-        try:
-            messages = link.receive()
-        except EOFError:
-            self._hung_up(process)
-            return
-        for message in messages:
-            self._handle(process, link, message)
-
-    def _handle(self, process: int, link: Connection, message: Message) -> None:
-        if process == _ZYGOTE:
-            self._worker_exited(message[1], message[2])
-        else:
-            fd = link.take_fd() if message[0] == "arena" else None
-            self.node.handle(process, message, fd=fd)
-
-    def _hung_up(self, process: int) -> None:
-        """The other end is closed: its process is gone, or soon will be."""
-        self._forget_fd(process)
-        if process != _ZYGOTE:
-            self.kill(process)  # the zygote reports the exit, which ends it here
-            return
-        code = self._zygote.wait()
-        reason = describe_exit(code << 8 if code >= 0 else -code)
-        self.node.break_down(
-            f"the engine's process server {reason}; see its traceback above, then shutdown() and "
-            f"init() again"
-        )
-
-    def _worker_exited(self, worker: int, status: int) -> None:
-        link = self._links[worker]
-        for message in link.drain():
-            self._handle(worker, link, message)
-        self._forget_fd(worker)
-        del self._links[worker]
-        self._dirty.discard(worker)
-        link.close()
-        self.node.worker_exited(worker, status)
 
     # -- plumbing ------------------------------------------------------------------------------
 
@@ -303,14 +246,7 @@ class Engine:
 
     def _settle(self) -> None:
         self.node.settle()
-        for process in self._dirty:
-            link = self._links[process]
-            is_stuck = not link.flush()
-            if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
-                self._stuck ^= {process}
-                out = select.EPOLLOUT if is_stuck else 0
-                self._epoll.modify(link.fileno(), select.EPOLLIN | out)
-        self._dirty.clear()
+        self._hub.flush()
 
     def _free_blocks(self) -> None:
         """Free the driver's own dead blocks, without the lock: the store may call back."""
@@ -319,14 +255,3 @@ class Engine:
         with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
                 self._free(*self._to_free.popleft())
-
-    def _add_link(self, process: int, link: Connection) -> None:
-        self._links[process] = link
-        self._by_fd[link.fileno()] = process
-        self._epoll.register(link.fileno(), select.EPOLLIN)
-
-    def _forget_fd(self, process: int) -> None:
-        fd = self._links[process].fileno()
-        if self._by_fd.pop(fd, None) is not None:
-            self._epoll.unregister(fd)
-        self._stuck.discard(process)

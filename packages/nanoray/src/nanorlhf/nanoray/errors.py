@@ -13,6 +13,7 @@
       ObjectLostError            a ref names no object of this engine
       PlacementGroupRemovedError the group a call was placed in is gone
       SerializationError         a value cannot travel; also a TypeError
+      AuthenticationError        a machine did not prove that it has the cluster's token
       EngineError                the engine itself is broken
 """
 
@@ -33,7 +34,7 @@ class NotInitializedError(NanoRayError):
 
 
 class ActorDiedError(NanoRayError):
-    """The actor's process is gone, so this and every later call fails."""
+    """The actor's process is gone, and this call with it; the message says whether it restarts."""
 
 
 class WorkerCrashedError(NanoRayError):
@@ -62,6 +63,10 @@ class PlacementGroupRemovedError(NanoRayError):
 
 class SerializationError(NanoRayError, TypeError):
     """A value, argument or function cannot be sent to another process."""
+
+
+class AuthenticationError(NanoRayError):
+    """The other machine, or the token file of this one, is not to be trusted."""
 
 
 class EngineError(NanoRayError):

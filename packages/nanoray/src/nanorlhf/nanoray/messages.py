@@ -9,17 +9,19 @@ To the engine::
     code    code_id, blob, held             a function or class, by the hash of its pickle
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
+    create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
     done    call_id, [(value, held)], error
+    retry   call_id, error                  it raised what its ``retry_on`` names
     failed  call_id, text                   a constructor raised
     item    stream_id, i, id, value, held   what a generator made
     next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
+    stop    req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
     resources req, is_available -> ("plain", {name: amount})
-    reserve req, name, actor_id -> ("plain", whether the name was free)
     named   req, name           -> ("plain", fields of an ActorInfo | None)
-    kill    actor_id
+    kill    actor_id, no_restart
     group   group_id, bundles, strategy
     ungroup group_id
     arena   arena_id, size  (+ fd)          a new arena of the sender
@@ -42,7 +44,10 @@ To a worker::
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)   kill worker_id   stop      to the zygote
+    fork    worker_id  (+ fd)                              to the zygote
+    signal  worker_id, signal number
+    stop    worker_id, call_id                             cancel what it runs
+    end
     exited  worker_id, status                              from the zygote
 """
 
@@ -58,8 +63,9 @@ RawValue = tuple[Any, ...]
 
 Kind = Literal["task", "new", "method"]
 
-Method = tuple[str, dict[str, Any]]
-"""A public method of an actor and the ``CallOptions`` that its class gives it."""
+Method = tuple[str, bytes]
+"""A public method of an actor, and the ``CallOptions`` that its class gives it as a pickled dict,
+empty for none."""
 
 
 class Spec(NamedTuple):
@@ -87,10 +93,20 @@ class Spec(NamedTuple):
     group: int = 0
     bundle: int = -1
     env: tuple[tuple[str, str], ...] = ()
-    retries: int = 0
+    retries: int | None = 0
+    """How often a task or method is run again, or an actor made again; -1 is without end, None
+    as the actor was told."""
+    retry_on: bool | bytes = False
+    """What may be raised to be run again: nothing, any Exception, or pickled classes."""
+    task_retries: int = 0
+    """An actor's ``retries`` for methods that do not say."""
     label: str = ""
     """The actor's public name, if it has one."""
     methods: tuple[Method, ...] = ()
+    is_detached: bool = False
+    """The actor lives without handles."""
+    parent: int = 0
+    """The call whose code made this one; 0 for the driver's."""
     stream: int | None = None
     """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
     max_concurrency: int = 0
@@ -110,6 +126,7 @@ class Run(NamedTuple):
     args_id: int
     deps: list[tuple[int, RawValue]]
     returns: tuple[int, ...]
+    retry_on: bool | bytes = False
     stream: int | None = None
 
 

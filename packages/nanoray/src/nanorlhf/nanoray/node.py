@@ -34,7 +34,7 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
         ...
 
@@ -77,6 +77,7 @@ class Node:
             "call": self._on_call,
             "cancel": self._on_cancel,
             "code": self._on_code,
+            "create": self._on_create,
             "done": self._on_done,
             "failed": self._on_failed,
             "get": self._on_get,
@@ -87,19 +88,16 @@ class Node:
             "named": self._on_named,
             "next": self._on_next,
             "put": self._on_put,
-            "reserve": self._on_reserve,
             "resources": self._on_resources,
             "retire": self._on_retire,
+            "retry": self._on_retry,
             "ungroup": self._on_ungroup,
             "wait": self._on_wait,
         }
 
-    def handle(self, process: int, message: Message, *, fd: int | None = None) -> None:
-        """Do what a process asks; ``fd`` is the file that came with an "arena" message."""
-        if message[0] == "arena":
-            self._on_arena(process, *message[1:], fd=fd)
-        else:
-            self._handlers[message[0]](process, *message[1:])
+    def handle(self, process: int, message: Message) -> None:
+        """Do what a process asks."""
+        self._handlers[message[0]](process, *message[1:])
 
     def settle(self) -> None:
         """Start what can start and free what nobody holds; call after every batch of messages."""
@@ -176,6 +174,20 @@ class Node:
     def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
         self.streams.ask((process, req), stream_id, index)
 
+    def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
+        spec = Spec(*fields)
+        info = self.supervisor.actors.find(spec.label)
+        if info is None:
+            self.supervisor.submit(process, spec)
+            info = (spec.actor, spec.name, spec.methods)
+        else:
+            self.supervisor.calls.refuse(spec)
+            if or_get:
+                self.objects.hold(process, info[0], 1)
+            else:
+                info = None
+        self._answer((process, req), ("plain", info))
+
     def _on_done(
         self,
         process: int,
@@ -185,12 +197,18 @@ class Node:
     ) -> None:
         self.supervisor.done(process, call_id, results=results, error=error)
 
+    def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
+        self.supervisor.raised(process, call_id, error)
+
     def _on_failed(self, process: int, call_id: int, text: str) -> None:
         self.supervisor.constructor_failed(process, call_id, text)
 
-    def _on_kill(self, process: int, actor_id: int) -> None:
+    def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
         del process
-        self.supervisor.actors.bury(actor_id, "was killed by kill()")
+        if no_restart:
+            self.supervisor.actors.bury(actor_id, "was killed by kill()")
+        else:
+            self.supervisor.actors.interrupt(actor_id, "was killed by kill()")
 
     def _on_group(
         self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
@@ -210,9 +228,8 @@ class Node:
                 self.objects.complete(group, error_value(gone), is_error=True)
             self.objects.unpin(group)
 
-    def _on_arena(self, process: int, arena_id: int, size: int, *, fd: int | None) -> None:
-        assert fd is not None, "an arena comes with its file"
-        self.arenas.add(arena_id, owner=process, size=size, fd=fd)
+    def _on_arena(self, process: int, arena_id: int, size: int) -> None:
+        self.arenas.add(arena_id, owner=process, size=size)
 
     def _on_retire(self, process: int, arena_id: int) -> None:
         del process
@@ -221,10 +238,6 @@ class Node:
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
         amounts = self.scheduler.available() if is_available else self._totals
         self._answer((process, req), ("plain", readable(amounts.items())))
-
-    def _on_reserve(self, process: int, req: int, label: str, actor_id: int) -> None:
-        is_new = self.supervisor.actors.reserve(label, actor_id)
-        self._answer((process, req), ("plain", is_new))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)

@@ -49,6 +49,10 @@ class Objects:
         """Return the object's entry, or None when there is no such object (any more)."""
         return self._entries.get(object_id)
 
+    def ready(self) -> list[tuple[int, Entry]]:
+        """Return every object that has its value."""
+        return [(i, entry) for i, entry in self._entries.items() if entry.value is not None]
+
     def create(self, object_id: int, process: int) -> Entry:
         """Add an object that ``process`` holds one ref to."""
         entry = self._entries[object_id] = Entry()

@@ -1,6 +1,6 @@
 """What a task or an actor asks for."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
@@ -30,9 +30,22 @@ class Options:
     """Calls that an actor runs at a time, in threads, or in its event loop if it has ``async def``
     methods. None is 1, or 1000 with an event loop."""
     max_retries: int = 3
-    """How often a task is run again when its process dies (never when it raises)."""
+    """How often a task is run again when its process dies; -1 is without end."""
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    """What a task may raise to be run again too, out of ``max_retries``: nothing, any Exception
+    (True), or instances of these classes."""
+    max_restarts: int = 0
+    """How often an actor is made again when its process dies, with its first arguments; -1 is
+    without end. Its state is lost."""
+    max_task_retries: int = 0
+    """How often a method call is run again whose actor died under it and restarts; -1 is without
+    end."""
     name: str | None = None
     """Actor: the name for ``get_actor``. Task: the name in errors."""
+    get_if_exists: bool = False
+    """Return the live actor of this name, if there is one, instead of an error."""
+    lifetime: Literal["detached"] | None = None
+    """None: the actor ends with its last handle. "detached": with ``kill`` or the engine."""
     placement_group: PlacementGroup | None = None
     """Where to run instead of on the node's free resources."""
     placement_group_bundle_index: int = -1
@@ -43,8 +56,10 @@ class Options:
     def __post_init__(self) -> None:
         """Check what can be checked without an engine."""
         check_returns(self.num_returns, self.max_buffered_items)
-        if self.max_retries < 0:
-            raise ValueError(f"max_retries={self.max_retries} counts; it may not be negative")
+        for name in ("max_retries", "max_restarts", "max_task_retries"):
+            check_repeats(name, getattr(self, name))
+        check_retry_exceptions(self.retry_exceptions)
+        self._check_lifetime()
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ValueError(f"max_concurrency={self.max_concurrency} counts calls; use 1 or more")
         unknown = set(self.runtime_env or {}) - {"env_vars"}
@@ -75,6 +90,12 @@ class Options:
         """
         return replace(self, **known_changes(Options, changes))
 
+    def _check_lifetime(self) -> None:
+        if self.lifetime not in (None, "detached"):
+            raise ValueError(f"lifetime={self.lifetime!r} is unknown; use None or 'detached'")
+        if self.get_if_exists and self.name is None:
+            raise ValueError("get_if_exists=True needs name=...: only named actors can be found")
+
     def _check_bundle_index(self) -> None:
         index, group = self.placement_group_bundle_index, self.placement_group
         if group is None and index != -1:
@@ -96,10 +117,18 @@ class CallOptions:
     """Refs that one call returns, as in ``Options``."""
     max_buffered_items: int | None = None
     """A generator that streams rests while so many of its items wait to be taken."""
+    max_task_retries: int | None = None
+    """How often it is run again when the actor died under it and restarts; None is as the actor
+    was told."""
+    retry_exceptions: bool | Sequence[type[BaseException]] = False
+    """What it may raise to be run again too, out of ``max_task_retries``."""
 
     def __post_init__(self) -> None:
-        """Check what can be checked without an engine."""
+        """Check the ranges."""
         check_returns(self.num_returns, self.max_buffered_items)
+        if self.max_task_retries is not None:
+            check_repeats("max_task_retries", self.max_task_retries)
+        check_retry_exceptions(self.retry_exceptions)
 
     def merged(self, changes: Mapping[str, Any]) -> "CallOptions":
         """Return these options with some changed.
@@ -150,3 +179,21 @@ def check_returns(num_returns: int | str | None, max_buffered_items: int | None)
 def num_refs(num_returns: int | str | None) -> int:
     """Return how many ids a call makes; a stream has one."""
     return num_returns if isinstance(num_returns, int) else 1
+
+
+def check_repeats(name: str, number: int) -> None:
+    """Raise ValueError unless something may be repeated so often."""
+    if number < -1:
+        raise ValueError(f"{name}={number} counts repetitions; use 0 or more, or -1 for no end")
+
+
+def check_retry_exceptions(kinds: bool | Sequence[type[BaseException]]) -> None:
+    """Raise TypeError unless this says what to retry."""
+    is_list = isinstance(kinds, list | tuple)
+    if isinstance(kinds, bool) or (is_list and all(_is_exception(kind) for kind in kinds)):
+        return
+    raise TypeError(f"retry_exceptions={kinds!r} must be True, False or a list of exception types")
+
+
+def _is_exception(kind: object) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseException)

@@ -80,14 +80,26 @@ class Performer:
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
             self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
             return
+        is_retried = False
+        try:
+            is_retried = self._is_retried(run, error)
+        except Exception as broken:  # noqa: BLE001  its classes cannot be loaded: say so
+            error = broken
         frames = _user_frames(error)
         text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
         if run.kind == "new":
             self._link.post(("failed", run.id, text))
             return
         where = f"{run.name} in process {os.getpid()}"
-        value = error_value(task_error(where, text, error.with_traceback(None)))
-        self._link.post(("done", run.id, [], tuple(value)))
+        value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
+        self._link.post(("retry", run.id, value) if is_retried else ("done", run.id, [], value))
+
+    def _is_retried(self, run: Run, error: BaseException) -> bool:
+        """Return whether the call asked to be run again after such an error."""
+        if isinstance(run.retry_on, bool):
+            return run.retry_on and isinstance(error, Exception)
+        kinds = self._reader.load(0, Value(run.retry_on, (), (), None))
+        return isinstance(error, kinds)
 
     def _check_wanted(self, run: Run) -> None:
         if run.id in self._link.cancelled:

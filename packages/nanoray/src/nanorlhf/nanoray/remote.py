@@ -1,6 +1,7 @@
 """Remote functions, actor classes and the handles they give."""
 
 import inspect
+import pickle
 from collections.abc import Callable, Mapping
 from typing import Any, NoReturn
 
@@ -183,15 +184,20 @@ def public_methods(cls: type) -> tuple[Method, ...]:
     return tuple((name, _marked(member)) for name, member in members if not name.startswith("_"))
 
 
-def _marked(member: Callable[..., Any]) -> dict[str, Any]:
+def _marked(member: Callable[..., Any]) -> bytes:
     options: dict[str, Any] = getattr(member, _MARK, {})
     if "num_returns" not in options and _is_generator(member):
         options = {**options, "num_returns": "streaming"}
-    return options
+    if not options:
+        return b""
+    import cloudpickle  # type: ignore[import-untyped]  # here, not above: it is slow to import
+
+    data: bytes = cloudpickle.dumps(options)
+    return data
 
 
-def _options_of(marked: Mapping[str, Any]) -> CallOptions:
-    return CallOptions(**marked) if marked else _PLAIN
+def _options_of(marked: bytes) -> CallOptions:
+    return CallOptions(**pickle.loads(marked)) if marked else _PLAIN
 
 
 def _is_generator(function: Callable[..., Any]) -> bool:

@@ -39,7 +39,7 @@ class Processes(Protocol):
         """SIGKILL a process; no harm when it is gone."""
         ...
 
-    def send(self, process: int, message: Message, *, fd: int | None = None) -> None:
+    def send(self, process: int, message: Message) -> None:
         """Send to a process; no harm when it is gone."""
         ...
 
@@ -68,6 +68,7 @@ class Supervisor:
         self.calls = Calls(objects, arenas, processes.send)
         self.actors = Actors(
             self.calls,
+            objects,
             kill=processes.kill,
             end=lambda worker: processes.send(worker, ("exit",)),
             withdraw=scheduler.withdraw,
@@ -114,16 +115,28 @@ class Supervisor:
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
             return  # its actor was buried while this was on its way
-        if error is None:
-            self.calls.succeed(call, results)
-        else:
+        if error is not None:
             self.calls.fail(call, Value(*error))
-        if call.spec.kind == "task":
-            self._scheduler.release(call_id)
-            worker.grant = 0
-            self._rest(worker)
+        elif call.spec.kind == "new":
+            self.actors.constructed(call)
         else:
-            self.actors.finished(worker.actor)
+            self.calls.succeed(call, results)
+        self._finished(worker, call)
+
+    def raised(self, process: int, call_id: int, error: RawValue) -> None:
+        """A call raised what it asked to be run again for."""
+        worker = self._workers.get(process)
+        call = worker.calls.pop(call_id, None) if worker is not None else None
+        if worker is None or call is None:
+            return  # as above
+        is_retried = call.take_retry()
+        if not is_retried:
+            self.calls.fail(call, Value(*error))
+        elif call.spec.kind == "method":
+            self.actors.again(call)
+        self._finished(worker, call)
+        if is_retried and call.spec.kind == "task":
+            self._enqueue(call)
 
     def constructor_failed(self, process: int, call_id: int, text: str) -> None:
         """An actor's constructor raised: the actor never was."""
@@ -140,7 +153,10 @@ class Supervisor:
         self._scheduler.release(worker.grant)
         reason = describe_exit(status)
         if worker.actor:
-            self.actors.bury(worker.actor, f"died: its process {reason}")
+            creation = self.actors.lost(worker, reason)
+            if creation is not None:
+                self._enqueue(creation)
+            return
         for call in list(worker.calls.values()):
             self._retry(call, reason)
 
@@ -194,6 +210,15 @@ class Supervisor:
         for call in self.calls.live():
             self.calls.fail(call, error)
 
+    def _finished(self, worker: Worker, call: Call) -> None:
+        """The worker has answered: give it, or its resources, to others."""
+        if call.spec.kind == "task":
+            self._scheduler.release(call.spec.id)
+            worker.grant = 0
+            self._rest(worker)
+        else:
+            self.actors.finished(worker.actor)
+
     def _arguments_ready(self, call: Call) -> None:
         if call.spec.kind == "method":
             self.actors.pump(call.spec.actor)
@@ -224,8 +249,7 @@ class Supervisor:
     def _retry(self, call: Call, reason: str) -> None:
         """Run a task again whose process died, while it has retries left."""
         spec = call.spec
-        if call.retries_left > 0:
-            call.retries_left -= 1
+        if call.take_retry():
             self._enqueue(call)
             return
         tries = f" ({spec.retries + 1} times)" if spec.retries else ""

@@ -31,10 +31,15 @@ def pack(message: Message) -> bytes:
 
 
 class Unpacker:
-    """Cuts a byte stream, which arrives in arbitrary chunks, back into messages."""
+    """Cuts a byte stream, which arrives in arbitrary chunks, back into messages.
 
-    def __init__(self) -> None:
+    Args:
+        max_frame: Bytes of one message; a longer one is a broken stream.
+    """
+
+    def __init__(self, max_frame: int = _MAX_FRAME) -> None:
         self._rest = b""
+        self._max_frame = max_frame
 
     def feed(self, chunk: bytes) -> list[Message]:
         """Return the messages that ``chunk`` completes, in order.
@@ -48,8 +53,10 @@ class Unpacker:
         with memoryview(data) as view:
             while len(data) - start >= _HEADER.size:
                 (length,) = _HEADER.unpack_from(data, start)
-                if length > _MAX_FRAME:
-                    raise ValueError(f"frame length={length} is over {_MAX_FRAME}: broken stream")
+                if length > self._max_frame:
+                    raise ValueError(
+                        f"frame length={length} is over {self._max_frame}: broken stream"
+                    )
                 end = start + _HEADER.size + length
                 if end > len(data):
                     break

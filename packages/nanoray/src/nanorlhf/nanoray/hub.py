@@ -1,0 +1,278 @@
+"""What a machine does with its processes and their shared memory, for whoever decides.
+
+::
+
+    zygote --------+
+    worker 1 ------+          Hub: one epoll,          owner: the engine, or an
+    worker 2 ------+-- Hub    one open file   <------  agent that asks its head
+    driver --------+          for each arena
+
+An arena's file stays here: a message that speaks of one loses its file when it comes in and gets
+it back when it goes out to a process of this machine. Not thread-safe: the owner has a lock.
+"""
+
+import os
+import select
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
+
+from .connection import Connection
+from .supervisor import describe_exit
+from .wire import Message
+from .zygote import end, launch
+
+_ZYGOTE = -1
+
+
+class Peer(Protocol):
+    """A process or machine at the other end of a socket: a ``Connection`` or a ``Channel``."""
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        ...
+
+    def queue(self, message: Message) -> None:
+        """Append a message to what ``flush`` will send."""
+        ...
+
+    def flush(self) -> bool:
+        """Send what the socket takes; return True when nothing is left."""
+        ...
+
+    def receive(self) -> list[Message]:
+        """Return what has come; EOFError when the peer is gone."""
+        ...
+
+    def drain(self) -> Iterator[Message]:
+        """Yield what a peer that is gone has left."""
+        ...
+
+    def close(self) -> None:
+        """Close the socket."""
+        ...
+
+
+class Owner(Protocol):
+    """Who is told what happens on the machine."""
+
+    def heard(self, process: int, message: Message) -> None:
+        """A process said something."""
+        ...
+
+    def exited(self, worker: int, status: int) -> None:
+        """A forked process is gone, and ``status`` is what waitpid said of it."""
+        ...
+
+    def left(self, process: int) -> None:
+        """A process that was attached has hung up."""
+        ...
+
+    def broke_down(self, reason: str) -> None:
+        """The zygote is gone, and every forked process with it."""
+        ...
+
+
+class Hub:
+    """The sockets, files and processes of one machine.
+
+    Args:
+        owner: Told of everything.
+        preload: Modules the zygote imports.
+    """
+
+    def __init__(self, owner: Owner, preload: list[str]) -> None:
+        self._owner = owner
+        self._links: dict[int, Peer] = {}
+        self._forked: set[int] = set()
+        self._by_fd: dict[int, int] = {}
+        self._watched: dict[int, Callable[[], None]] = {}
+        self._dirty: set[int] = set()
+        self._stuck: set[int] = set()
+        """Peers whose sockets are full."""
+        self._arenas: dict[int, int] = {}
+        self._epoll = select.epoll()
+        self._process, sock = launch(preload)
+        sock.setblocking(False)
+        self._zygote = Connection(sock)
+        self._add(_ZYGOTE, self._zygote)
+
+    @property
+    def zygote_pid(self) -> int:
+        """The process that forks the others."""
+        return self._process.pid
+
+    # -- processes -----------------------------------------------------------------------------
+
+    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+        """Ask the zygote for a process and queue its first message."""
+        ours, theirs = socket.socketpair()
+        ours.setblocking(False)
+        self._forked.add(worker)
+        self._add(worker, Connection(ours))
+        self._zygote.queue(("fork", worker), fd=theirs.detach(), close_fd=True)
+        self._dirty.add(_ZYGOTE)
+        path = [entry for entry in sys.path if isinstance(entry, str)]
+        self.send(worker, ("setup", {"path": path, **setup}))
+
+    def kill(self, worker: int) -> None:
+        """Have the zygote kill a process; no harm when it is gone."""
+        self._zygote.queue(("kill", worker))
+        self._dirty.add(_ZYGOTE)
+
+    def attach(self, process: int, link: Peer) -> None:
+        """Listen to a process or machine that has come by itself."""
+        self._add(process, link)
+
+    def detach(self, process: int) -> None:
+        """Hang up on who was attached; what is queued for it is sent if its socket takes it."""
+        link = self._links.pop(process, None)
+        if link is not None:
+            link.flush()
+            self._forget_fd(link)
+            self._forget_link(process)
+            link.close()
+
+    def send(self, process: int, message: Message) -> None:
+        """Queue a message; no harm when the process is gone."""
+        link = self._links.get(process)
+        if link is None:
+            return
+        if message[0] == "arena" and isinstance(link, Connection):
+            link.queue(message, fd=self._arenas[message[1]])
+        else:
+            link.queue(message)
+        self._dirty.add(process)
+
+    # -- arenas --------------------------------------------------------------------------------
+
+    def add_arena(self, arena_id: int, fd: int) -> None:
+        """Take over the file of an arena that was made on this machine."""
+        self._arenas[arena_id] = fd
+
+    def open_arena(self, arena_id: int) -> int | None:
+        """Return a new descriptor of an arena, or None when it is not here."""
+        fd = self._arenas.get(arena_id)
+        return None if fd is None else os.dup(fd)
+
+    def close_arena(self, arena_id: int) -> None:
+        """Close an arena's file."""
+        fd = self._arenas.pop(arena_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    # -- the loop ------------------------------------------------------------------------------
+
+    def watch(self, fd: int, on_ready: Callable[[], None]) -> None:
+        """Call ``on_ready`` whenever another descriptor can be read."""
+        self._watched[fd] = on_ready
+        self._epoll.register(fd, select.EPOLLIN)
+
+    def unwatch(self, fd: int) -> None:
+        """Undo ``watch``, before the descriptor is closed."""
+        if self._watched.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    def poll(self, timeout_s: float) -> list[tuple[int, int]]:
+        """Wait for something to happen, without the owner's lock; hand the result to ``serve``."""
+        return self._epoll.poll(timeout_s)
+
+    def serve(self, events: list[tuple[int, int]]) -> None:
+        """Do what readiness asks for, and tell the owner."""
+        for fd, event in events:
+            if fd in self._by_fd:  # else an event before this one has closed it
+                self._serve(self._by_fd[fd], event)
+            elif fd in self._watched:
+                self._watched[fd]()
+
+    def flush(self) -> None:
+        """Send what has been queued."""
+        for process in self._dirty:
+            link = self._links[process]
+            is_stuck = not link.flush()
+            if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
+                self._stuck ^= {process}
+                out = select.EPOLLOUT if is_stuck else 0
+                self._epoll.modify(link.fileno(), select.EPOLLIN | out)
+        self._dirty.clear()
+
+    def stop(self) -> None:
+        """Tell the zygote to end with all it has forked."""
+        self._zygote.queue(("stop",))
+        self._zygote.flush()
+
+    def close(self) -> None:
+        """Wait for the zygote to end, and close everything; call after ``stop``."""
+        end(self._process)
+        for link in self._links.values():
+            link.close()
+        self._epoll.close()
+        for fd in self._arenas.values():
+            os.close(fd)
+        self._arenas.clear()
+
+    def _serve(self, process: int, event: int) -> None:
+        if event & select.EPOLLOUT:
+            self._dirty.add(process)
+        if not event & ~select.EPOLLOUT:
+            return
+        link = self._links[process]
+        try:
+            messages = link.receive()
+        except EOFError:
+            self._hung_up(process, link)
+            return
+        for message in messages:
+            self._hear(process, link, message)
+
+    def _hear(self, process: int, link: Peer, message: Message) -> None:
+        if process == _ZYGOTE:
+            self._exited(message[1], message[2])
+            return
+        if message[0] == "arena" and isinstance(link, Connection):
+            self._arenas[message[1]] = link.take_fd()
+        self._owner.heard(process, message)
+
+    def _hung_up(self, process: int, link: Peer) -> None:
+        """The other end is closed: whoever was there is gone, or soon will be."""
+        self._forget_fd(link)
+        if process == _ZYGOTE:
+            self._broke_down()
+        elif process in self._forked:
+            self.kill(process)  # the zygote reports the exit, which ends it here
+        else:
+            self._forget_link(process)
+            self._links.pop(process).close()
+            self._owner.left(process)
+
+    def _broke_down(self) -> None:
+        code = self._process.wait()
+        reason = describe_exit(code << 8 if code >= 0 else -code)
+        self._owner.broke_down(
+            f"the engine's process server {reason}; see its traceback above, then shutdown() and "
+            f"init() again"
+        )
+
+    def _exited(self, worker: int, status: int) -> None:
+        link = self._links[worker]
+        for message in link.drain():
+            self._hear(worker, link, message)
+        self._forget_fd(link)
+        self._forget_link(worker)
+        self._links.pop(worker).close()
+        self._forked.discard(worker)
+        self._owner.exited(worker, status)
+
+    def _add(self, process: int, link: Peer) -> None:
+        self._links[process] = link
+        self._by_fd[link.fileno()] = process
+        self._epoll.register(link.fileno(), select.EPOLLIN)
+
+    def _forget_fd(self, link: Peer) -> None:
+        if self._by_fd.pop(link.fileno(), None) is not None:
+            self._epoll.unregister(link.fileno())
+
+    def _forget_link(self, process: int) -> None:
+        self._dirty.discard(process)
+        self._stuck.discard(process)
