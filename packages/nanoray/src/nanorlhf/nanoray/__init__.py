@@ -5,6 +5,7 @@ The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 
 from .api import (
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_actor,
@@ -56,6 +57,7 @@ __all__ = [
     "TaskError",
     "WorkerCrashedError",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "get",
     "get_actor",

@@ -19,7 +19,7 @@ from .messages import Kind, RawValue, Slot, Spec
 from .options import CallOptions, Options, num_refs
 from .placement import Strategy, check_strategy, why_infeasible
 from .refs import HoldLog, ObjectRef, UserValue
-from .remote import public_methods
+from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, shortage
 from .session import call_id
 from .store import Reader, Writer
@@ -178,7 +178,7 @@ class Client:
             label=options.name or "",
             methods=info.methods,
             is_detached=options.lifetime == "detached",
-            max_concurrency=options.max_concurrency or 0,
+            max_concurrency=options.max_concurrency or _default_concurrency(code),
             **place,
         )
         if options.name is None:
@@ -220,6 +220,12 @@ class Client:
     def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
         self._link.post(("kill", actor_id, no_restart))
+
+    def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
+        """End the call that owes the object."""
+        refusal = self._ask_plain("revoke", object_id, force, recursive)
+        if refusal is not None:
+            raise ValueError(refusal)
 
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
@@ -381,6 +387,11 @@ class Client:
 def driver_context() -> Context:
     """Return the context of the driver."""
     return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
+
+
+def _default_concurrency(cls: type) -> int:
+    """Return how many calls an actor runs at a time that does not say; as in Ray."""
+    return 1000 if has_coroutines(cls) else 1
 
 
 def _stream(options: Options | CallOptions) -> int | None:

@@ -5,24 +5,15 @@ change of threads, and so do the answers that ``await ref`` waits for.
 """
 
 import asyncio
-import inspect
 from collections import deque
 from functools import partial
 from typing import NoReturn
 
 from .client import Client
+from .interrupts import Interrupts
 from .link import WorkerLink
 from .messages import Run
 from .performer import Performer
-
-
-def has_coroutines(cls: type) -> bool:
-    """Return whether a class makes an actor with an event loop: it has an ``async def`` method."""
-    members = (inspect.unwrap(member) for _, member in inspect.getmembers(cls, callable))
-    return any(
-        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
-        for member in members
-    )
 
 
 class LoopActor:
@@ -32,13 +23,20 @@ class LoopActor:
         link: The way to the engine.
         client: This process's client, whose futures the loop delivers from now on.
         performer: Has the actor.
+        interrupts: Which calls are cancelled.
         max_concurrency: Calls under way at a time; the others wait in the order they came.
     """
 
     def __init__(
-        self, link: WorkerLink, client: Client, performer: Performer, *, max_concurrency: int
+        self,
+        link: WorkerLink,
+        client: Client,
+        performer: Performer,
+        interrupts: Interrupts,
+        *,
+        max_concurrency: int,
     ) -> None:
-        self._link, self._performer = link, performer
+        self._link, self._performer, self._interrupts = link, performer, interrupts
         self._futures = client.futures
         self._max_concurrency = max_concurrency
         self._waiting: deque[Run] = deque()
@@ -57,6 +55,7 @@ class LoopActor:
             loop.call_soon_threadsafe(self._go_on)
 
         fd = self._link.lead(on_arrival)
+        self._interrupts.on_cancel = on_arrival
         loop.add_reader(fd, self._read)
         self._go_on()
         await loop.create_future()
@@ -69,7 +68,7 @@ class LoopActor:
         """Do what the messages that are here ask for."""
         for deliver in self._link.take_late():
             deliver()
-        for call_id in self._link.cancelled & self._tasks.keys():
+        for call_id in self._interrupts.cancelled & self._tasks.keys():
             if not self._tasks[call_id].cancelling():
                 self._tasks[call_id].cancel()
         self._waiting.extend(self._link.take_runs())

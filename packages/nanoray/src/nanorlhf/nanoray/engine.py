@@ -170,6 +170,10 @@ class Engine:
         """Kill a process."""
         self._hub.kill(worker)
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._hub.interrupt(worker, call_id)
+
     def send(self, process: int, message: Message) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
         if process != DRIVER:

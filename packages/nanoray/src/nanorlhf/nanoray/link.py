@@ -8,6 +8,7 @@ read for all.
 import contextlib
 import logging
 import os
+import select
 import sys
 import threading
 import time
@@ -17,6 +18,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from .connection import Connection
+from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
 from .store import Reader
@@ -44,8 +46,15 @@ class Flow:
 class WorkerLink:
     """The socket to the engine, shared by all threads of the process."""
 
-    def __init__(self, connection: Connection, holds: HoldLog, reader: Reader) -> None:
+    def __init__(
+        self, connection: Connection, holds: HoldLog, reader: Reader, interrupts: Interrupts
+    ) -> None:
         self._connection, self._holds, self._reader = connection, holds, reader
+        self._interrupts = interrupts
+        self._either = select.poll()
+        """Messages, or calls that are cancelled."""
+        for file in (connection.fileno(), interrupts.fd):
+            self._either.register(file, select.POLLIN)
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
@@ -60,8 +69,6 @@ class WorkerLink:
         self._on_arrival: Thunk = lambda: None
         self._has_warned = False
         self.flows: dict[int, Flow] = {}
-        self.cancelled: set[int] = set()
-        """Calls that are to end without a result."""
         self.codes: dict[bytes, bytes] = {}
         self.free: Callable[[int, int], None] = lambda arena_id, offset: None
 
@@ -84,12 +91,15 @@ class WorkerLink:
             self._asked.add(req)
         self.post((verb, req, *fields))
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
-        if answer is None:
-            with self._state:
-                self._asked.discard(req)
-                self._replies.pop(req, None)
-            self.post(("cancel", req))
+        answer = None
+        try:
+            answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
+        finally:
+            if answer is None:  # out of time, or cancelled
+                with self._state:
+                    self._asked.discard(req)
+                    self._replies.pop(req, None)
+                self.post(("cancel", req))
         return answer
 
     def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
@@ -175,6 +185,7 @@ class WorkerLink:
                     self._state.wait(left)
                 else:
                     self._read(left)
+                self._interrupts.check()
         if self._leader:
             self._on_arrival()  # this wait may have read calls, too
         return found
@@ -198,7 +209,7 @@ class WorkerLink:
         self._state.release()
         messages: list[Message] = []
         try:
-            messages = self._connection.receive(timeout_s)
+            messages = self._receive(timeout_s)
         except EOFError:
             leave()
         finally:
@@ -207,6 +218,15 @@ class WorkerLink:
             for message in messages:
                 self._take(message)
             self._state.notify_all()
+
+    def _receive(self, timeout_s: float | None) -> list[Message]:
+        """Return the messages of one read; none when a call is cancelled meanwhile."""
+        if not self._interrupts.running:
+            return self._connection.receive(timeout_s)
+        ready = dict(self._either.poll(None if timeout_s is None else timeout_s * 1000))
+        if self._interrupts.fd in ready:
+            self._interrupts.take()
+        return self._connection.receive() if self._connection.fileno() in ready else []
 
     def _take(self, message: Message) -> None:
         verb, *fields = message
@@ -230,8 +250,6 @@ class WorkerLink:
             self.free(fields[0], fields[1])
         elif verb in ("taken", "stopped"):
             self._move(fields[0], *fields[1:])
-        elif verb == "interrupt":
-            self.cancelled.add(fields[0])
         else:
             assert verb == "exit", f"unknown message {verb!r}"
             leave()

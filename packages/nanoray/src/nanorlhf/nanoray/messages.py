@@ -18,7 +18,7 @@ To the engine::
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
-    stop    req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
@@ -35,7 +35,6 @@ To a worker::
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more
-    interrupt call_id                       end this call without a result
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
@@ -44,10 +43,8 @@ To a worker::
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)                              to the zygote
-    signal  worker_id, signal number
-    stop    worker_id, call_id                             cancel what it runs
-    end
+    fork    worker_id  (+ fd)   kill worker_id   stop      to the zygote
+    interrupt worker_id, call_id                           to the zygote, to cancel a call
     exited  worker_id, status                              from the zygote
 """
 
@@ -109,8 +106,8 @@ class Spec(NamedTuple):
     """The call whose code made this one; 0 for the driver's."""
     stream: int | None = None
     """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
-    max_concurrency: int = 0
-    """Calls of an actor at a time; 0 is as its class is."""
+    max_concurrency: int = 1
+    """Calls of an actor at a time."""
 
 
 class Run(NamedTuple):

@@ -34,6 +34,10 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
+        ...
+
     def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
         ...
@@ -91,6 +95,7 @@ class Node:
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "revoke": self._on_revoke,
             "ungroup": self._on_ungroup,
             "wait": self._on_wait,
         }
@@ -209,6 +214,13 @@ class Node:
             self.supervisor.actors.bury(actor_id, "was killed by kill()")
         else:
             self.supervisor.actors.interrupt(actor_id, "was killed by kill()")
+
+    def _on_revoke(
+        self, process: int, req: int, object_id: int, is_forced: bool, is_recursive: bool
+    ) -> None:
+        cancel = self.supervisor.cancels.cancel
+        refusal = cancel(object_id, is_forced=is_forced, is_recursive=is_recursive)
+        self._answer((process, req), ("plain", refusal))
 
     def _on_group(
         self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy

@@ -6,22 +6,25 @@ closed where it stands, at its ``yield``.
 """
 
 import asyncio
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from functools import partial
 from typing import Any
 
 from .client import Client
+from .interrupts import Cancelled, Interrupts
 from .link import Flow, WorkerLink
 from .messages import Run
 from .refs import UserValue
 from .value import pickled
 
+_END = object()
+
 
 class Outflow:
     """Sends the items of this process's generators."""
 
-    def __init__(self, link: WorkerLink, client: Client) -> None:
-        self._link, self._client = link, client
+    def __init__(self, link: WorkerLink, client: Client, interrupts: Interrupts) -> None:
+        self._link, self._client, self._interrupts = link, client, interrupts
 
     def pour(self, run: Run, value: UserValue) -> None:
         """Send the items of an iterator until it ends or nobody wants more."""
@@ -32,7 +35,9 @@ class Outflow:
                 if not self._send_next(run, index, items):
                     break
                 self._link.read_now()
-                self._link.wait_for(partial(_has_room, run, flow, index))
+                self._run(run, self._link.wait_for, partial(_has_room, run, flow, index))
+                if run.id in self._interrupts.cancelled:
+                    raise Cancelled
         finally:
             self._close(run)
             close = getattr(items, "close", None)
@@ -66,10 +71,16 @@ class Outflow:
 
     def _send_next(self, run: Run, index: int, items: Iterator[Any]) -> bool:
         """Send one item; return False when there is none. Its frame keeps nothing alive."""
-        for item in items:
+        item = self._run(run, next, items, _END)
+        if item is not _END:
             self._send(run, index, item)
-            return True
-        return False
+        return item is not _END
+
+    def _run(self, run: Run, function: Callable[..., Any], *args: UserValue) -> UserValue:
+        """Do what in a task may be interrupted; methods of actors only end between two items."""
+        if run.kind == "task":
+            return self._interrupts.run(run.id, function, args, {})
+        return function(*args)
 
     def _send(self, run: Run, index: int, item: UserValue) -> None:
         cut = pickled(item)

@@ -13,6 +13,7 @@ from typing import Any
 
 from .client import Client
 from .errors import TaskCancelledError, task_error
+from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import RawValue, Run, Slot
 from .outflow import Outflow
@@ -29,9 +30,12 @@ Results = list[tuple[RawValue, tuple[int, ...]]]
 class Performer:
     """The functions and the actor of this process, ready to be called."""
 
-    def __init__(self, link: WorkerLink, client: Client, reader: Reader) -> None:
+    def __init__(
+        self, link: WorkerLink, client: Client, reader: Reader, interrupts: Interrupts
+    ) -> None:
         self._link, self._client, self._reader = link, client, reader
-        self._outflow = Outflow(link, client)
+        self._interrupts = interrupts
+        self._outflow = Outflow(link, client, interrupts)
         self._codes: dict[bytes, Any] = {}
         self.actor: Any = None
 
@@ -50,6 +54,7 @@ class Performer:
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
             self._link.post(("done", run.id, results, None))
+        self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:
         """Run one call of an actor with an event loop; a plain method runs in the loop, too."""
@@ -67,6 +72,7 @@ class Performer:
             self.report(run, error)
         else:
             self._link.post(("done", run.id, results, None))
+        self._interrupts.cancelled.discard(run.id)
 
     def flush(self) -> None:
         """Tell the engine of the refs that are gone with the frames of a call."""
@@ -75,8 +81,7 @@ class Performer:
 
     def report(self, run: Run, error: BaseException) -> None:
         """Send the error with the traceback of user code."""
-        if run.id in self._link.cancelled:
-            self._link.cancelled.discard(run.id)
+        if run.id in self._interrupts.cancelled and run.kind != "new":
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
             self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
             return
@@ -102,8 +107,8 @@ class Performer:
         return isinstance(error, kinds)
 
     def _check_wanted(self, run: Run) -> None:
-        if run.id in self._link.cancelled:
-            raise TaskCancelledError
+        if run.id in self._interrupts.cancelled:
+            raise Cancelled
 
     def _results(self, run: Run, value: UserValue) -> Results:
         if run.kind == "new":
@@ -120,7 +125,10 @@ class Performer:
         args, kwargs = self._arguments(run)
         if run.kind == "method":
             return getattr(self.actor, run.method)(*args, **kwargs)
-        return self._code(run.code)(*args, **kwargs)
+        code = self._code(run.code)
+        if run.kind == "new":
+            return code(*args, **kwargs)
+        return self._interrupts.run(run.id, code, args, kwargs)
 
     def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         if run.args is None:

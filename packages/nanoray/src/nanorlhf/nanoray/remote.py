@@ -184,6 +184,15 @@ def public_methods(cls: type) -> tuple[Method, ...]:
     return tuple((name, _marked(member)) for name, member in members if not name.startswith("_"))
 
 
+def has_coroutines(cls: type) -> bool:
+    """Return whether a class makes an actor with an event loop: it has an ``async def`` method."""
+    members = (inspect.unwrap(member) for _, member in inspect.getmembers(cls, callable))
+    return any(
+        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+        for member in members
+    )
+
+
 def _marked(member: Callable[..., Any]) -> bytes:
     options: dict[str, Any] = getattr(member, _MARK, {})
     if "num_returns" not in options and _is_generator(member):

@@ -14,17 +14,16 @@ from typing import Any, NoReturn
 from .backend import Context
 from .client import Client
 from .connection import Connection
-from .coroutines import LoopActor, has_coroutines
+from .coroutines import LoopActor
+from .interrupts import Interrupts
 from .link import WorkerLink
 from .performer import Performer
 from .refs import HoldLog
+from .remote import has_coroutines
 from .session import set_current
 from .store import Reader
 from .threads import serve_in_threads
 from .wire import Message
-
-_LOOP_CONCURRENCY = 1000
-"""Calls under way at a time in an actor with an event loop that does not say; as in Ray."""
 
 
 class Worker:
@@ -34,13 +33,21 @@ class Worker:
         link: The way to the engine.
         client: What user code here calls the engine with.
         performer: Runs each call.
-        max_concurrency: Calls of the actor at a time; 0 is 1, or 1000 with an event loop.
+        interrupts: Which calls are cancelled.
+        max_concurrency: Calls of the actor at a time.
     """
 
     def __init__(
-        self, link: WorkerLink, client: Client, performer: Performer, *, max_concurrency: int
+        self,
+        link: WorkerLink,
+        client: Client,
+        performer: Performer,
+        interrupts: Interrupts,
+        *,
+        max_concurrency: int,
     ) -> None:
         self._link, self._client, self._performer = link, client, performer
+        self._interrupts = interrupts
         self._max_concurrency = max_concurrency
 
     def serve(self) -> NoReturn:
@@ -59,14 +66,20 @@ class Worker:
         """Go over to the way this actor runs its calls, unless it is one after the other."""
         number = self._max_concurrency
         if has_coroutines(type(self._performer.actor)):
-            number = number or _LOOP_CONCURRENCY
-            LoopActor(self._link, self._client, self._performer, max_concurrency=number).serve()
+            LoopActor(
+                self._link,
+                self._client,
+                self._performer,
+                self._interrupts,
+                max_concurrency=number,
+            ).serve()
         elif number > 1:
             serve_in_threads(self._link, self._performer, num_threads=number)
 
 
-def main(sock: socket.socket, worker_id: int) -> None:
+def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     """Be a worker; returns never."""
+    orders = Interrupts(interrupts_fd)
     connection = Connection(sock)
     messages: list[Message] = []
     while not messages:
@@ -76,7 +89,7 @@ def main(sock: socket.socket, worker_id: int) -> None:
     _adopt_environment(setup)
     holds = HoldLog()
     reader = Reader(holds)
-    link = WorkerLink(connection, holds, reader)
+    link = WorkerLink(connection, holds, reader, orders)
     context = Context(
         is_driver=False,
         actor_id=setup["actor"] or None,
@@ -94,8 +107,8 @@ def main(sock: socket.socket, worker_id: int) -> None:
     link.free = client.writer.free
     set_current(client)
     link.take_all(messages[1:])
-    performer = Performer(link, client, reader)
-    Worker(link, client, performer, max_concurrency=setup["max_concurrency"]).serve()
+    performer = Performer(link, client, reader, orders)
+    Worker(link, client, performer, orders, max_concurrency=setup["max_concurrency"]).serve()
 
 
 def _adopt_environment(setup: dict[str, Any]) -> None:
