@@ -4,15 +4,17 @@ Ray is an extra: it is imported only once ``init(engine="ray")`` asks for it, or
 its own workers.
 """
 
-import inspect
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
 from .backend import ActorInfo, Context
 from .errors import GetTimeoutError
 from .options import CallOptions, Options
+from .ray_code import native_code, native_methods
 from .ray_errors import sending, translated
+from .ray_futures import future_of
 from .ray_holds import Native, RayHolds, is_group, number_of
 from .ray_request import (
     Feasibility,
@@ -21,8 +23,9 @@ from .ray_request import (
     native_group,
     task_keywords,
 )
+from .ray_stream import RayStream
 from .refs import ObjectRef, UserValue
-from .remote import method_names
+from .remote import public_methods
 
 _CODES_KEPT = 1024
 
@@ -42,7 +45,7 @@ class RayEngine:
         self.holds = RayHolds()
         self._is_driver, self._owns_ray = is_driver, owns_ray
         self._feasible = Feasibility(lambda: [node["Resources"] for node in _alive(ray)])
-        self._native_code = lru_cache(_CODES_KEPT)(_as_ray)
+        self._native_code = lru_cache(_CODES_KEPT)(native_code)
         self._ready: dict[int, Native] = {}
 
     def put(self, value: object) -> int:
@@ -102,7 +105,7 @@ class RayEngine:
                     f"get_actor({options.name!r}), or get_if_exists=True"
                 ) from None
         number = self.holds.keep(handle._actor_id, handle)
-        return ActorInfo(number, code.__name__, method_names(code))
+        return ActorInfo(number, code.__name__, public_methods(code))
 
     def call(
         self,
@@ -117,6 +120,21 @@ class RayEngine:
         bound = getattr(self.holds[actor.id], method).options(**call_keywords(options))
         with translated(), sending(f"an argument of {actor.class_name}.{method}()"):
             return self._kept(bound.remote(*self._lift(args), **self._lift_named(kwargs)))
+
+    def future(self, object_id: int) -> "Future[Any]":
+        """Return a future of the value."""
+        is_value = not is_group(object_id)
+        return future_of(
+            self._native(object_id).future(), lambda value: value if is_value else None
+        )
+
+    def next_item(self, stream_id: int, index: int, *, timeout: float | None) -> int | None:
+        """Return the id of a stream's item, or None at its end."""
+        return self._stream(stream_id).next(index, timeout=timeout)
+
+    def next_item_future(self, stream_id: int, index: int) -> "Future[int | None]":
+        """Return a future of the id of a stream's item; to be called in an event loop."""
+        return self._stream(stream_id).next_future(index)
 
     def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
@@ -134,10 +152,9 @@ class RayEngine:
             handle = self._ray.get_actor(name)
         except ValueError:
             raise ValueError(f"get_actor({name!r}): no live actor has this name") from None
-        number = self.holds.keep(handle._actor_id, handle)
-        methods = tuple(method for method in dir(handle) if not method.startswith("_"))
         class_name = handle._ray_actor_creation_function_descriptor.class_name
-        return ActorInfo(number, class_name.rpartition(".")[2], methods)
+        number = self.holds.keep(handle._actor_id, handle)
+        return ActorInfo(number, class_name.rpartition(".")[2], native_methods(handle))
 
     def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
         """Ask for a placement group."""
@@ -181,18 +198,26 @@ class RayEngine:
         if self._owns_ray:
             self._ray.shutdown()
 
+    def _stream(self, number: int) -> RayStream:
+        stream = self.holds[number]
+        assert isinstance(stream, RayStream), "only generators that stream are iterated"
+        return stream
+
     def _native(self, number: int) -> Native:
-        """Return Ray's ref; for a group, that of an object that is ready with it."""
+        """Return Ray's ref; of a group or a stream, one that is ready with it."""
         if not is_group(number):
-            return self.holds[number]
+            held = self.holds[number]
+            return held.completed() if isinstance(held, RayStream) else held
         if number not in self._ready:
             self._ready[number] = native_group(number).ready()
         return self._ready[number]
 
     def _kept(self, returned: Native) -> list[int]:
-        """Return the numbers of what a call of Ray returned: a ref, a list of them, or None."""
+        """Return the numbers of what a call of Ray returned: a ref, several, a stream or None."""
         if returned is None:
             return []
+        if isinstance(returned, self._ray.ObjectRefGenerator):
+            return [self.holds.keep(returned.completed(), RayStream(returned, self.holds))]
         natives = returned if isinstance(returned, list) else [returned]
         return [self.holds.keep(native) for native in natives]
 
@@ -209,19 +234,6 @@ class RayEngine:
         if not value.belongs_to(self.holds):
             raise ValueError(f"{value!r} belongs to an engine that was shut down; make it again")
         return self._native(value.id)
-
-
-def _as_ray(code: Any) -> Any:  # noqa: ANN401
-    """Return a function or class as Ray's decorator wants it."""
-    import ray
-
-    if inspect.isclass(code) or inspect.isfunction(code):
-        return ray.remote(code)
-
-    def call(*args: Any, **kwargs: Any) -> UserValue:
-        return code(*args, **kwargs)
-
-    return ray.remote(call)
 
 
 def _alive(ray: Any) -> list[dict[str, Any]]:  # noqa: ANN401

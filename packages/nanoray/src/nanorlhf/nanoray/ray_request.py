@@ -1,8 +1,10 @@
 """What a call asks for, in Ray's keywords; and whether the cluster can ever give it."""
 
+import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+from .environment import environment
 from .errors import InfeasibleError
 from .group import PlacementGroup
 from .options import CallOptions, Options
@@ -17,7 +19,7 @@ def task_keywords(options: Options) -> dict[str, Any]:
     """Return the keywords of ``RemoteFunction.options`` in Ray."""
     return {
         **_place(options, default_cpus=1),
-        "num_returns": options.num_returns,
+        **_returns(options),
         "max_retries": options.max_retries,
         "retry_exceptions": _kinds(options.retry_exceptions),
         "name": options.name or "",
@@ -33,15 +35,13 @@ def actor_keywords(options: Options) -> dict[str, Any]:
         "name": options.name,
         "get_if_exists": options.get_if_exists,
         "lifetime": options.lifetime,
+        **({} if options.max_concurrency is None else {"max_concurrency": options.max_concurrency}),
     }
 
 
 def call_keywords(options: CallOptions) -> dict[str, Any]:
     """Return the keywords of ``ActorMethod.options`` in Ray."""
-    keywords: dict[str, Any] = {
-        "num_returns": options.num_returns,
-        "retry_exceptions": _kinds(options.retry_exceptions),
-    }
+    keywords = {**_returns(options), "retry_exceptions": _kinds(options.retry_exceptions)}
     if options.max_task_retries is not None:
         keywords["max_task_retries"] = options.max_task_retries
     return keywords
@@ -53,6 +53,25 @@ def native_group(group_id: int, bundles: Sequence[Amounts] = ()) -> Any:  # noqa
     from ray.util.placement_group import PlacementGroup as Theirs
 
     return Theirs(PlacementGroupID(binary_of(group_id)), list(bundles) or None)
+
+
+def native_environment(runtime_env: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a ``runtime_env`` as Ray wants it; import paths become a variable, as for us.
+
+    Raises:
+        ValueError: It has a working directory, which Ray copies, and only for a whole program.
+    """
+    asked = environment(runtime_env)
+    if asked.working_dir:
+        raise ValueError(
+            f"working_dir={asked.working_dir!r} is not for single calls on Ray, which copies "
+            f"folders; pass it to init(runtime_env=...)"
+        )
+    variables = dict(asked.env_vars)
+    if asked.py_paths:
+        first = variables.get("PYTHONPATH", "${PYTHONPATH}")
+        variables["PYTHONPATH"] = os.pathsep.join((*asked.py_paths, first))
+    return {"env_vars": variables}
 
 
 class Feasibility:
@@ -112,11 +131,20 @@ def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
         "resources": dict(options.resources or {}),
     }
     if options.runtime_env:
-        keywords["runtime_env"] = dict(options.runtime_env)
+        keywords["runtime_env"] = native_environment(options.runtime_env)
     if options.placement_group is not None:
         keywords["scheduling_strategy"] = _in_group(
             options.placement_group, options.placement_group_bundle_index
         )
+    return keywords
+
+
+def _returns(options: Options | CallOptions) -> dict[str, Any]:
+    keywords: dict[str, Any] = {}
+    if options.num_returns is not None:
+        keywords["num_returns"] = options.num_returns
+    if options.max_buffered_items is not None:
+        keywords["_generator_backpressure_num_objects"] = options.max_buffered_items
     return keywords
 
 
