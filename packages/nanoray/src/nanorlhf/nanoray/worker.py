@@ -9,7 +9,6 @@ import os
 import signal
 import socket
 import sys
-import traceback
 from types import TracebackType
 from typing import Any
 
@@ -17,7 +16,7 @@ from . import interrupts
 from .backend import Context
 from .client import Client
 from .connection import Connection
-from .errors import TaskCancelledError, task_error
+from .errors import TaskCancelledError, task_error, traceback_text
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import Run, Slot
@@ -135,7 +134,7 @@ class Worker:
         except Exception as broken:  # noqa: BLE001  its classes cannot be loaded: say so
             error = broken
         frames = _user_frames(error)
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+        text = traceback_text(error, frames)
         if run.kind == "new":
             self._link.post(("failed", run.id, text))
             return
