@@ -151,7 +151,8 @@ class Calls:
         if spec.args is not None:
             self._arenas.ship(worker.id, Value(*spec.args))
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, spec.args, spec.args_id, deps, spec.returns, spec.retry_on)
+        ends = (deps, spec.returns, spec.retry_on, spec.stream)
+        run = Run(*head, spec.args, spec.args_id, *ends)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
