@@ -195,6 +195,15 @@ def cluster_resources() -> dict[str, float]:
     return current().resources(available=False)
 
 
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the ids of the GPUs given to this process; numbers, unless they are UUIDs.
+
+    They are what CUDA_VISIBLE_DEVICES holds: the first of them is "cuda:0" here.
+    """
+    ids = list(current().context().gpu_ids)
+    return [int(name) for name in ids] if all(name.isdecimal() for name in ids) else ids
+
+
 def available_resources() -> dict[str, float]:
     """Return the resources that are free now."""
     return current().resources(available=True)

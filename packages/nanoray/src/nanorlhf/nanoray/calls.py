@@ -202,7 +202,8 @@ class Calls:
         deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
         args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, args, spec.args_id, deps, spec.returns, spec.retry_on)
+        ends = (deps, spec.returns, spec.retry_on, spec.stream)
+        run = Run(*head, args, spec.args_id, *ends)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:

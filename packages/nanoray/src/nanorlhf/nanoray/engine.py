@@ -16,6 +16,8 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
@@ -70,6 +72,9 @@ class Engine:
         self._free: Callable[[int, int], None] = lambda arena_id, offset: None
         self._to_free: deque[tuple[int, int]] = deque()
         self._questions: dict[int, _Question] = {}
+        self._later: dict[int, Callable[[Answer | None], None]] = {}
+        self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
         cpus = self._totals.get("CPU", 0) // 10_000
@@ -122,6 +127,30 @@ class Engine:
                     self.node.handle(DRIVER, ("cancel", req))
         return question.payload
 
+    def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
+        """Ask the node; ``next_late`` hands out the call of ``then``."""
+        with self._lock:
+            self._check_running()
+            self._num_asked += 1
+            req = self._num_asked
+            self._later[req] = then
+            self._take_holds()
+            self.node.handle(DRIVER, (verb, req, *fields))
+            self._settle()
+        return req
+
+    def forget(self, req: int) -> None:
+        """Give a late question up."""
+        with self._lock:
+            then = self._later.pop(req, None)
+            if then is not None:
+                self.node.handle(DRIVER, ("cancel", req))
+                self._thunks.put(partial(then, None))
+
+    def next_late(self) -> Callable[[], None]:
+        """Wait for the next late answer; return what is to be done about it."""
+        return self._thunks.get()
+
     def close(self) -> None:
         """End every process and fail every thread that still waits."""
         with self._lock:
@@ -163,10 +192,12 @@ class Engine:
             self._to_free.append((message[1], message[2]))
 
     def answer(self, req: int, payload: Answer) -> None:
-        """Wake the driver thread that asked."""
+        """Wake the driver thread that asked, or the one that delivers late answers."""
         question = self._questions.pop(req, None)
         if question is not None:
             question.resolve(payload)
+        elif req in self._later:
+            self._thunks.put(partial(self._later.pop(req), payload))
 
     def fetch(self, number: int, source: int, target: int, block: Block) -> None:
         """Nothing is ever on another machine."""

@@ -15,6 +15,7 @@ from .objects import Objects
 from .placement import Strategy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .scheduler import Scheduler
+from .streams import Streams
 from .supervisor import Supervisor, describe_exit
 from .transfers import Transfers
 from .value import Block, Value, error_value, inline, pickled
@@ -89,6 +90,14 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self.streams = Streams(
+            self.objects,
+            self.arenas,
+            answer=self._answer,
+            send=rim.send,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
             "call": self._on_call,
@@ -100,9 +109,11 @@ class Node:
             "get": self._on_get,
             "group": self._on_group,
             "holds": self._on_holds,
+            "item": self._on_item,
             "kill": self._on_kill,
             "machines": self._on_machines,
             "named": self._on_named,
+            "next": self._on_next,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
@@ -128,6 +139,7 @@ class Node:
                 if dead.value is not None:
                     self.arenas.release(dead.value)
                 self.transfers.release(dead.id)
+                self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
 
@@ -198,6 +210,7 @@ class Node:
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
+        self.streams.drop_process(worker)
         self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
         self.machines.drop_process(worker)
@@ -205,6 +218,7 @@ class Node:
     def _drop_process(self, process: int) -> None:
         self.objects.drop_process(process)
         self._waits.drop_process(process)
+        self.streams.drop_process(process)
         self.arenas.drop_process(process)
         self.machines.drop_process(process)
 
@@ -234,13 +248,31 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
         del process
         self.supervisor.calls.add_code(code_id, blob, held=held)
 
     def _on_call(self, process: int, *fields: Any) -> None:
-        self.supervisor.submit(process, Spec(*fields))
+        spec = Spec(*fields)
+        self.supervisor.submit(process, spec)
+        if spec.stream is not None:
+            self.streams.open(spec.returns[0], spec.stream)
+
+    def _on_item(
+        self,
+        process: int,
+        stream_id: int,
+        index: int,
+        item_id: int,
+        raw: RawValue,
+        held: Sequence[int],
+    ) -> None:
+        self.streams.add(process, stream_id, index, (item_id, raw, held))
+
+    def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
+        self.streams.ask((process, req), stream_id, index)
 
     def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
         spec = Spec(*fields)

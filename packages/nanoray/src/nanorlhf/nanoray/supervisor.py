@@ -311,11 +311,18 @@ class Supervisor:
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
         worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id)
+        worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
         env = dict(key.env)
         if key.gpu_ids:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
-        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
+        setup = {
+            "env": env,
+            "gpu_ids": key.gpu_ids,
+            "actor": worker.actor,
+            "name": call.spec.name,
+            "max_concurrency": call.spec.max_concurrency,
+        }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
 
