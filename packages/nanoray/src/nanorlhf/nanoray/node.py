@@ -44,6 +44,10 @@ class Rim(Protocol):
         """Send to a worker, or do in the driver what the message says."""
         ...
 
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        ...
+
     def answer(self, req: int, payload: Answer) -> None:
         """Answer a question of the driver."""
         ...
@@ -145,7 +149,7 @@ class Node:
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
-        self._worker_gone(worker, describe_exit(status))
+        self._worker_gone(worker, describe_exit(status, tail=self._rim.tail(worker)))
 
     def driver_joined(self, machine: int) -> int:
         """A driver has come to a machine; return its number."""

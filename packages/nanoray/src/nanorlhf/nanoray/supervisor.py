@@ -225,6 +225,11 @@ class Supervisor:
         self.actors.caller_left(process)
         self.cancels.caller_left(process)
 
+    def label(self, process: int) -> str:
+        """Return what a worker is, or runs, as its lines are marked."""
+        worker = self._workers.get(process)
+        return "worker" if worker is None else worker.label
+
     def describe_pending(self, object_ids: set[int]) -> list[str]:
         """Return, for each call that owes one of the objects, its name and what it waits for."""
         free = readable(self._scheduler.available().items())
@@ -310,14 +315,11 @@ class Supervisor:
         return None
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
-        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id)
+        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id, call.spec.name)
         worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
-        env = dict(key.env)
-        if key.gpu_ids:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
         setup = {
-            "env": env,
+            "env": key.env,
             "gpu_ids": key.gpu_ids,
             "actor": worker.actor,
             "name": call.spec.name,
@@ -334,17 +336,21 @@ class Supervisor:
             self._processes.send(oldest.id, ("exit",))
 
 
-def describe_exit(status: int) -> str:
-    """Return what waitpid's status says, in words.
+def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
+    """Return what waitpid's status says, in words, and after them what the process last said.
 
     >>> describe_exit(9), describe_exit(256)
     ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
     """
     code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited with code {code}"
     hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+    how = (
+        f"exited with code {code}"
+        if code >= 0
+        else f"was killed by {signal.Signals(-code).name}{hint}"
+    )
+    said = "".join(f"\n  | {line}" for line in tail)
+    return f"{how}; its last lines were:{said}" if said else how
 
 
 def _group_removed(spec: Spec) -> Value:
