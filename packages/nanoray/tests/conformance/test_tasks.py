@@ -140,7 +140,7 @@ def test_an_error_of_a_nested_task_is_raised_and_can_be_caught_there(engine):
             raise
 
     assert engine.get(outer.remote(True), timeout=WAIT_S) == "caught"
-    with pytest.raises(nanoray.TaskError, match="deep"):
+    with pytest.raises(KeyError, match="deep"):
         engine.get(outer.remote(False), timeout=WAIT_S)
 
 
