@@ -14,6 +14,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
@@ -21,12 +22,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
-from .hub import Hub
+from .hub import Hub, describe_machine
+from .logs import Printer
 from .messages import DRIVER
 from .node import Node
 from .refs import HoldLog
 from .resources import Pool
 from .store import Reader
+from .value import Block
 from .waits import Answer
 from .wire import Message
 
@@ -62,9 +65,18 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
+        log_to_driver: Whether to show what workers print.
     """
 
-    def __init__(self, pool: Pool, *, holds: HoldLog, reader: Reader, preload: list[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        holds: HoldLog,
+        reader: Reader,
+        preload: list[str],
+        log_to_driver: bool,
+    ) -> None:
         self._lock = threading.Lock()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
@@ -76,8 +88,10 @@ class Engine:
         """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
+        self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
-        self.node = Node(pool, self, max_idle=max(1, cpus))
+        about = describe_machine(pool)
+        self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
@@ -159,11 +173,14 @@ class Engine:
             self._hub.stop()
         self._thread.join()
         self._hub.close()
+        if self._printer is not None:
+            self._printer.print(now_s=float("inf"))
 
     # -- Rim -----------------------------------------------------------------------------------
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process."""
+        del machine  # there is one
         self._hub.fork(worker, {**setup, "totals": self._totals})
 
     def kill(self, worker: int) -> None:
@@ -196,8 +213,17 @@ class Engine:
         elif req in self._later:
             self._thunks.put(partial(self._later.pop(req), payload))
 
-    def close_arena(self, arena_id: int) -> None:
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Nothing is ever on another machine."""
+        raise AssertionError(f"fetch {number} of {block} from {source} to {target}")
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        return self._hub.tail(worker)
+
+    def close_arena(self, arena_id: int, machine: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
+        del machine
         self._reader.forget(arena_id)
         self._hub.close_arena(arena_id)
 
@@ -219,6 +245,12 @@ class Engine:
         """The zygote is gone."""
         self.node.break_down(reason)
 
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """Show what a worker printed under the name of what it does."""
+        if self._printer is not None:
+            source = f"({self.node.supervisor.label(worker)} pid={pid})"
+            self._printer.add(source, stream, lines, now_s=time.monotonic())
+
     # -- I/O thread ----------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -231,6 +263,8 @@ class Engine:
                 self._take_holds()
                 self._settle()
             self._free_blocks()
+            if self._printer is not None:
+                self._printer.print(now_s=time.monotonic())
 
     # -- plumbing ------------------------------------------------------------------------------
 
