@@ -332,7 +332,7 @@ def test_a_coroutine_is_cancelled_where_it_waits(ray, looped, tmp_path, until):
     ray.cancel(defiant)
     assert ray.get(defiant, timeout=WAIT_S) == "defied"
     with pytest.raises(ValueError, match="force=True would kill the actor"):
-        ray.cancel(actor.wait.remote(), force=True)
+        ray.cancel(actor.held.remote(path), force=True)
 
 
 def test_a_call_that_waits_for_its_turn_may_be_cancelled(ray, looped):
