@@ -192,8 +192,7 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path,
         def run(self, i, path=None):
             self.seen.append(i)
             if path is not None:
-                with open(f"{path}.begun", "w"):
-                    pass
+                open(f"{path}.begun", "w").close()
             while path is not None and not os.path.exists(path):
                 time.sleep(0.01)
             return list(self.seen)
