@@ -93,6 +93,8 @@ class Hub:
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
         self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._alarm, lambda: os.eventfd_read(self._alarm))
         self._process, sock = launch(preload)
         sock.setblocking(False)
         self._zygote = Connection(sock)
@@ -178,6 +180,10 @@ class Hub:
         """Wait for something to happen, without the owner's lock; hand the result to ``serve``."""
         return self._epoll.poll(timeout_s)
 
+    def wake(self) -> None:
+        """Make ``poll`` in another thread return."""
+        os.eventfd_write(self._alarm, 1)
+
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Do what readiness asks for, and tell the owner."""
         for fd, event in events:
@@ -208,6 +214,7 @@ class Hub:
         for link in self._links.values():
             link.close()
         self._epoll.close()
+        os.close(self._alarm)
         for fd in self._arenas.values():
             os.close(fd)
         self._arenas.clear()
