@@ -6,6 +6,7 @@ import pytest
 torch = pytest.importorskip("torch", reason="tensors need torch")
 
 import nanorlhf.nanoray as nanoray  # noqa: E402  after the skip
+from nanorlhf.nanoray.value import pickled  # noqa: E402
 
 WAIT_S = 60
 
@@ -28,6 +29,13 @@ TENSORS = {
     "scalar": torch.tensor(3.5),
     "empty": torch.empty(0, 3),
     "strided": torch.arange(300_000).reshape(500, 600).T,
+    "slice": torch.arange(300_000).reshape(500, 600)[::2, 3:9],
+    "expanded": torch.arange(4).expand(3, 4),
+    "negated": torch.tensor([1 + 2j]).conj().imag,
+    "parameter": torch.nn.Parameter(torch.ones(300, 300)),
+    "frozen": torch.nn.Parameter(torch.ones(3), requires_grad=False),
+    "int4-like": torch.arange(6, dtype=torch.uint8),
+    "sparse": torch.eye(200).to_sparse(),
     "fp8": torch.randn(8).to(torch.float8_e4m3fn),
     "grad": torch.ones(3, requires_grad=True),
 }
@@ -39,7 +47,45 @@ def test_tensors_come_back_as_they_were(ray, name):
         warnings.simplefilter("error")
         found = ray.get(ray.put(TENSORS[name]))
     torch.testing.assert_close(found, TENSORS[name], rtol=0, atol=0)
+    assert type(found) is type(TENSORS[name])
     assert found.requires_grad == TENSORS[name].requires_grad
+
+
+def test_tensors_of_one_storage_still_share_it(ray):
+    base = torch.arange(300_000.0)
+    value = {"base": base, "tail": base[100_000:], "bits": base.view(torch.int32)}
+    found = ray.get(ray.put(value))
+    found["base"][-1] = -1
+    assert found["tail"][-1] == -1
+    assert found["bits"].data_ptr() == found["base"].data_ptr()
+    assert base[-1] == 299_999
+    assert pickled(value).size < base.nbytes + 2000
+
+
+def test_tied_weights_stay_tied(ray):
+    embed, head = torch.nn.Embedding(300, 200), torch.nn.Linear(200, 300, bias=False)
+    head.weight = embed.weight
+    found = ray.get(
+        ray.put({"module": torch.nn.ModuleList([embed, head]), "data": embed.weight.data})
+    )
+    assert found["module"][0].weight is found["module"][1].weight
+    assert found["data"].data_ptr() == found["module"][0].weight.data_ptr()
+
+
+def test_a_slice_of_a_tensor_does_not_carry_the_whole():
+    assert pickled(torch.zeros(1_000_000)[:10]).size < 2000
+
+
+def test_what_hangs_on_a_tensor_travels_with_it(ray):
+    tensor = torch.ones(3)
+    tensor.tag = "x"
+    assert ray.get(ray.put(tensor)).tag == "x"
+
+
+def test_a_tensor_without_data_stays_without(ray):
+    found = ray.get(ray.put(torch.empty(4, 5, device="meta")))
+    assert found.device.type == "meta"
+    assert found.shape == (4, 5)
 
 
 def test_a_tensor_is_read_without_a_copy(ray):

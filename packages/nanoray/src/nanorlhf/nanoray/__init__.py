@@ -5,9 +5,11 @@ The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 
 from .api import (
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_actor,
+    get_gpu_ids,
     get_runtime_context,
     init,
     is_initialized,
@@ -28,12 +30,14 @@ from .errors import (
     ObjectLostError,
     PlacementGroupRemovedError,
     SerializationError,
+    TaskCancelledError,
     TaskError,
     WorkerCrashedError,
 )
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .refs import ObjectRef
-from .remote import ActorHandle, remote
+from .remote import ActorHandle, method, remote
 
 __all__ = [
     "ActorDiedError",
@@ -45,19 +49,24 @@ __all__ = [
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
     "SerializationError",
+    "TaskCancelledError",
     "TaskError",
     "WorkerCrashedError",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
+    "method",
     "placement_group",
     "put",
     "remote",

@@ -125,6 +125,26 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
+def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """End the call whose result ``ref`` is; ``get`` of it then raises TaskCancelledError.
+
+    A call that has not begun ends at once. In a task that runs, ``KeyboardInterrupt`` is raised:
+    in Python code, ``time.sleep`` and ``get`` at once, in C code when it returns; the task may
+    clean up, or return a result nevertheless. Of an actor's methods only coroutines are stopped
+    while they run. What is ready stays as it is.
+
+    Args:
+        ref: Any result of the call.
+        force: Kill the task's process instead of raising in it; it is not retried.
+        recursive: Cancel the calls too that the call has made and that have not ended.
+
+    Raises:
+        ValueError: ``force`` for a method of an actor; ``kill`` the actor.
+    """
+    (object_id,) = _ids([ref])
+    current().cancel(object_id, force=force, recursive=recursive)
+
+
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """Kill an actor's process at once; its pending and later calls raise ActorDiedError.
 
@@ -173,6 +193,15 @@ def remove_placement_group(group: PlacementGroup) -> None:
 def cluster_resources() -> dict[str, float]:
     """Return all resources that exist."""
     return current().resources(available=False)
+
+
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the ids of the GPUs given to this process; numbers, unless they are UUIDs.
+
+    They are what CUDA_VISIBLE_DEVICES holds: the first of them is "cuda:0" here.
+    """
+    ids = list(current().context().gpu_ids)
+    return [int(name) for name in ids] if all(name.isdecimal() for name in ids) else ids
 
 
 def available_resources() -> dict[str, float]:

@@ -1,20 +1,13 @@
-"""Which bytes of an arena are in use: a first-fit allocator, as plain arithmetic.
+"""Which bytes of an arena are in use: a best-fit allocator, as plain arithmetic.
 
 Blocks are whole pages, so that a reader can give its private copies of a block's pages back
-without touching a neighbour.
+without touching a neighbour. The smallest hole that fits is taken: a freed block, whose pages
+have been touched before, is used again before the untouched end of the arena is.
 """
 
 from bisect import bisect_left, insort
-from typing import NamedTuple
 
 PAGE = 4096
-
-
-class Hole(NamedTuple):
-    """A run of free bytes."""
-
-    offset: int
-    size: int
 
 
 def round_up(size: int, *, to: int) -> int:
@@ -26,20 +19,34 @@ def round_up(size: int, *, to: int) -> int:
     return -(-size // to) * to
 
 
+def block_bytes(size: int) -> int:
+    """Return the bytes that a block of ``size`` bytes takes, in whole pages.
+
+    >>> block_bytes(0), block_bytes(PAGE + 1)
+    (4096, 8192)
+    """
+    return round_up(max(size, 1), to=PAGE)
+
+
 class Blocks:
-    """The free list of one arena of ``size`` bytes.
+    """The free list of one arena of ``size`` bytes; both operations are O(log holes).
 
     >>> blocks = Blocks(3 * PAGE)
     >>> blocks.take(1), blocks.take(PAGE + 1), blocks.take(1)
     (0, 4096, None)
-    >>> blocks.give(0); blocks.give(4096); blocks.is_empty
-    True
+    >>> blocks.give(0), blocks.give(4096), blocks.is_empty
+    (4096, 8192, True)
     """
 
     def __init__(self, size: int) -> None:
-        self._size = size
-        self._holes = [Hole(0, size)]
+        self._by_size: list[tuple[int, int]] = []
+        """Every hole as ``(size, offset)``, sorted."""
+        self._by_start: dict[int, int] = {}
+        self._by_end: dict[int, int] = {}
+        """Where a hole starts or ends -> its size."""
         self._taken: dict[int, int] = {}
+        self._used_bytes = 0
+        self._add_hole(0, size)
 
     @property
     def is_empty(self) -> bool:
@@ -49,32 +56,42 @@ class Blocks:
     @property
     def used_bytes(self) -> int:
         """Bytes in use, in whole pages."""
-        return sum(self._taken.values())
+        return self._used_bytes
 
     def take(self, size: int) -> int | None:
         """Return the offset of a new block of at least ``size`` bytes, or None."""
-        size = round_up(max(size, 1), to=PAGE)
-        for index, hole in enumerate(self._holes):
-            if hole.size >= size:
-                self._shrink(index, size)
-                self._taken[hole.offset] = size
-                return hole.offset
-        return None
+        size = block_bytes(size)
+        index = bisect_left(self._by_size, (size, 0))
+        if index == len(self._by_size):
+            return None
+        hole, offset = self._by_size[index]
+        self._drop_hole(offset, hole)
+        if hole > size:
+            self._add_hole(offset + size, hole - size)
+        self._taken[offset] = size
+        self._used_bytes += size
+        return offset
 
-    def give(self, offset: int) -> None:
-        """Free the block at ``offset`` and melt it with the holes beside it."""
-        size = self._taken.pop(offset)
-        index = bisect_left(self._holes, Hole(offset, 0))
-        if index < len(self._holes) and self._holes[index].offset == offset + size:
-            size += self._holes.pop(index).size
-        if index > 0 and sum(self._holes[index - 1]) == offset:
-            before = self._holes.pop(index - 1)
-            offset, size = before.offset, before.size + size
-        insort(self._holes, Hole(offset, size))
+    def give(self, offset: int) -> int:
+        """Free the block at ``offset``, melt it with the holes beside it, return its bytes."""
+        given = size = self._taken.pop(offset)
+        self._used_bytes -= given
+        after = self._by_start.get(offset + size)
+        if after is not None:
+            self._drop_hole(offset + size, after)
+            size += after
+        before = self._by_end.get(offset)
+        if before is not None:
+            offset -= before
+            self._drop_hole(offset, before)
+            size += before
+        self._add_hole(offset, size)
+        return given
 
-    def _shrink(self, index: int, size: int) -> None:
-        hole = self._holes[index]
-        if hole.size == size:
-            del self._holes[index]
-        else:
-            self._holes[index] = Hole(hole.offset + size, hole.size - size)
+    def _add_hole(self, offset: int, size: int) -> None:
+        insort(self._by_size, (size, offset))
+        self._by_start[offset] = self._by_end[offset + size] = size
+
+    def _drop_hole(self, offset: int, size: int) -> None:
+        del self._by_size[bisect_left(self._by_size, (size, offset))]
+        del self._by_start[offset], self._by_end[offset + size]

@@ -20,6 +20,8 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
@@ -83,6 +85,9 @@ class Engine:
         self._num_polls = 0
         self._is_parked = False
         self._unpark = threading.Semaphore(0)
+        self._later: dict[int, Callable[[Answer | None], None]] = {}
+        self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
         cpus = self._totals.get("CPU", 0) // 10_000
@@ -134,6 +139,30 @@ class Engine:
                     self.node.handle(DRIVER, ("cancel", req))
         return question.payload
 
+    def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
+        """Ask the node; ``next_late`` hands out the call of ``then``."""
+        with self._lock:
+            self._check_running()
+            self._num_asked += 1
+            req = self._num_asked
+            self._later[req] = then
+            self._take_holds()
+            self.node.handle(DRIVER, (verb, req, *fields))
+            self._settle()
+        return req
+
+    def forget(self, req: int) -> None:
+        """Give a late question up."""
+        with self._lock:
+            then = self._later.pop(req, None)
+            if then is not None:
+                self.node.handle(DRIVER, ("cancel", req))
+                self._thunks.put(partial(then, None))
+
+    def next_late(self) -> Callable[[], None]:
+        """Wait for the next late answer; return what is to be done about it."""
+        return self._thunks.get()
+
     def close(self) -> None:
         """End every process and fail every thread that still waits."""
         with self._lock:
@@ -159,6 +188,10 @@ class Engine:
         """Kill a process."""
         self._hub.kill(worker)
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._hub.interrupt(worker, call_id)
+
     def send(self, process: int, message: Message) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
         if process != DRIVER:
@@ -174,12 +207,14 @@ class Engine:
             self._to_free.append((message[1], message[2]))
 
     def answer(self, req: int, payload: Answer) -> None:
-        """Wake the driver thread that asked."""
+        """Wake the driver thread that asked, or the one that delivers late answers."""
         question = self._questions.pop(req, None)
         if question is not None:
             question.resolve(payload)
             if question.poller not in (0, threading.get_ident()):
                 self._hub.wake()
+        elif req in self._later:
+            self._thunks.put(partial(self._later.pop(req), payload))
 
     def close_arena(self, arena_id: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
@@ -214,7 +249,7 @@ class Engine:
                 self._is_parked = True
                 self._unpark.acquire(timeout=_IDLE_POLL_S)
                 self._is_parked = False
-            elif self._questions or num_polls == self._num_polls:
+            elif self._questions or self._later or num_polls == self._num_polls:
                 self._serve(self._hub.poll(_IDLE_POLL_S))
             else:
                 num_polls = self._num_polls

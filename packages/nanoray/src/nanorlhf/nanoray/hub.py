@@ -11,6 +11,7 @@ An arena's file stays here: a message that speaks of one loses its file when it 
 it back when it goes out to a process of this machine. Not thread-safe: the owner has a lock.
 """
 
+import contextlib
 import os
 import select
 import socket
@@ -94,7 +95,7 @@ class Hub:
         self._arenas: dict[int, int] = {}
         self._epoll = select.epoll()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self.watch(self._alarm, lambda: os.eventfd_read(self._alarm))
+        self.watch(self._alarm, self._hear_alarm)
         self._process, sock = launch(preload)
         sock.setblocking(False)
         self._zygote = Connection(sock)
@@ -121,6 +122,11 @@ class Hub:
     def kill(self, worker: int) -> None:
         """Have the zygote kill a process; no harm when it is gone."""
         self._zygote.queue(("kill", worker))
+        self._dirty.add(_ZYGOTE)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have the zygote tell a process that a call is cancelled; no harm when it is gone."""
+        self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
 
     def attach(self, process: int, link: Peer) -> None:
@@ -183,6 +189,10 @@ class Hub:
     def wake(self) -> None:
         """Make ``poll`` in another thread return."""
         os.eventfd_write(self._alarm, 1)
+
+    def _hear_alarm(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # another thread that polls has heard it
+            os.eventfd_read(self._alarm)
 
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Do what readiness asks for, and tell the owner."""

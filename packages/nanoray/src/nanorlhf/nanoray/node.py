@@ -14,6 +14,7 @@ from .objects import Objects
 from .placement import Strategy
 from .resources import Demand, Pool, readable
 from .scheduler import Scheduler
+from .streams import Streams
 from .supervisor import Supervisor
 from .value import Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
@@ -31,6 +32,10 @@ class Rim(Protocol):
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process."""
+        ...
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
         ...
 
     def send(self, process: int, message: Message) -> None:
@@ -63,6 +68,14 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self.streams = Streams(
+            self.objects,
+            self.arenas,
+            answer=self._answer,
+            send=rim.send,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
             "call": self._on_call,
@@ -74,12 +87,15 @@ class Node:
             "get": self._on_get,
             "group": self._on_group,
             "holds": self._on_holds,
+            "item": self._on_item,
             "kill": self._on_kill,
             "named": self._on_named,
+            "next": self._on_next,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "revoke": self._on_revoke,
             "ungroup": self._on_ungroup,
             "wait": self._on_wait,
         }
@@ -99,6 +115,7 @@ class Node:
             for dead in freed:
                 if dead.value is not None:
                     self.arenas.release(dead.value)
+                self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
 
@@ -106,6 +123,7 @@ class Node:
         """A worker process is gone; ``status`` is what waitpid said of it."""
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
+        self.streams.drop_process(worker)
         self.supervisor.exited(worker, status)
         self.arenas.drop_process(worker)
 
@@ -135,13 +153,31 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
         del process
         self.supervisor.calls.add_code(code_id, blob, held=held)
 
     def _on_call(self, process: int, *fields: Any) -> None:
-        self.supervisor.submit(process, Spec(*fields))
+        spec = Spec(*fields)
+        self.supervisor.submit(process, spec)
+        if spec.stream is not None:
+            self.streams.open(spec.returns[0], spec.stream)
+
+    def _on_item(
+        self,
+        process: int,
+        stream_id: int,
+        index: int,
+        item_id: int,
+        raw: RawValue,
+        held: Sequence[int],
+    ) -> None:
+        self.streams.add(process, stream_id, index, (item_id, raw, held))
+
+    def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
+        self.streams.ask((process, req), stream_id, index)
 
     def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
         spec = Spec(*fields)
@@ -178,6 +214,13 @@ class Node:
             self.supervisor.actors.bury(actor_id, "was killed by kill()")
         else:
             self.supervisor.actors.interrupt(actor_id, "was killed by kill()")
+
+    def _on_revoke(
+        self, process: int, req: int, object_id: int, is_forced: bool, is_recursive: bool
+    ) -> None:
+        cancel = self.supervisor.cancels.cancel
+        refusal = cancel(object_id, is_forced=is_forced, is_recursive=is_recursive)
+        self._answer((process, req), ("plain", refusal))
 
     def _on_group(
         self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy

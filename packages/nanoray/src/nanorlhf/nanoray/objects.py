@@ -24,13 +24,15 @@ class Freed(NamedTuple):
 class Entry:
     """One object, ready or not."""
 
-    __slots__ = ("contains", "count", "is_error", "value", "watchers")
+    __slots__ = ("call", "contains", "count", "is_error", "value", "watchers")
 
     def __init__(self) -> None:
         self.value: Value | None = None
         self.is_error = False
         self.contains: tuple[int, ...] = ()
         self.count = 0
+        self.call = 0
+        """The call that makes it; 0 for none."""
         self.watchers: list[Watcher] = []
 
 

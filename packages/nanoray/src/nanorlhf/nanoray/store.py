@@ -67,14 +67,17 @@ class Writer:
         """Return the value, inline when it is small and in shared memory otherwise."""
         if pickled.size <= INLINE_BYTES:
             return inline(pickled)
-        sources = [memoryview(pickled.stream), *pickled.buffers]
         parts, size = [], 0
-        for source in sources:
-            parts.append((size, source.nbytes))
-            size += round_up(source.nbytes, to=_ALIGN)
+        for length in (pickled.stream_size, *(buffer.nbytes for buffer in pickled.buffers)):
+            parts.append((size, length))
+            size += round_up(length, to=_ALIGN)
         block = self._take(size)
         target = self._arenas[block.arena].bytes[block.offset :]
-        for source, (start, length) in zip(sources, parts, strict=True):
+        start = 0
+        for chunk in pickled.chunks:
+            target[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            start += len(chunk)
+        for source, (start, length) in zip(pickled.buffers, parts[1:], strict=True):
             target[start : start + length] = np.frombuffer(source, np.uint8)
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 

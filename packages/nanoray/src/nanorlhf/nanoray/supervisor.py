@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from .actors import Actors
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
+from .cancels import Cancels, cancelled
 from .errors import PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
@@ -37,6 +38,10 @@ class Processes(Protocol):
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
         ...
 
     def send(self, process: int, message: Message) -> None:
@@ -72,6 +77,13 @@ class Supervisor:
             kill=processes.kill,
             end=lambda worker: processes.send(worker, ("exit",)),
             withdraw=scheduler.withdraw,
+        )
+        self.cancels = Cancels(
+            self.calls,
+            self.actors,
+            withdraw=scheduler.withdraw,
+            kill=processes.kill,
+            interrupt=processes.interrupt,
         )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
@@ -114,7 +126,8 @@ class Supervisor:
         worker = self._workers.get(process)
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
-            return  # its actor was buried while this was on its way
+            self.calls.discard(results)
+            return  # its actor was buried, or it was cancelled, while this was on its way
         if error is not None:
             self.calls.fail(call, Value(*error))
         elif call.spec.kind == "new":
@@ -234,7 +247,7 @@ class Supervisor:
         if error is not None:
             self._abandon(call, error)
             return
-        call.state = "queued"
+        call.state, call.worker = "queued", None
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
@@ -252,6 +265,9 @@ class Supervisor:
         if call.take_retry():
             self._enqueue(call)
             return
+        if call.is_cancelled:
+            self._abandon(call, cancelled(call))
+            return
         tries = f" ({spec.retries + 1} times)" if spec.retries else ""
         crash = WorkerCrashedError(f"task {spec.name} crashed: its process {reason}{tries}")
         self._abandon(call, error_value(crash))
@@ -266,11 +282,18 @@ class Supervisor:
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
         self._num_forked += 1
         worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id)
+        worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
         env = dict(key.env)
         if key.gpu_ids:
             env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
-        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
+        setup = {
+            "env": env,
+            "gpu_ids": key.gpu_ids,
+            "actor": worker.actor,
+            "name": call.spec.name,
+            "max_concurrency": call.spec.max_concurrency,
+        }
         self._processes.fork(worker.id, setup)
         return worker
 
