@@ -24,7 +24,7 @@ def test_options_add_up():
         ({"lifetime": "job"}, "lifetime='job' is unknown"),
         ({"get_if_exists": True}, "get_if_exists=True needs name"),
         ({"num_gpus": 2.5}, "num_gpus=2.5"),
-        ({"runtime_env": {"pip": []}}, "only 'env_vars'"),
+        ({"runtime_env": {"pip": []}}, "has 'pip'; known: env_vars"),
         ({"placement_group_bundle_index": 1}, "needs placement_group"),
     ],
 )

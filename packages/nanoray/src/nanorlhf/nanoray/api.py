@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .backend import Context
 from .errors import NanoRayError
@@ -20,6 +21,8 @@ def init(
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
     preload: Sequence[str] = (),
+    runtime_env: Mapping[str, Any] | None = None,
+    log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start an engine on this machine; it ends with ``shutdown()`` or with this process.
@@ -32,6 +35,10 @@ def init(
         resources: Custom resources, ``{"license": 2}``.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
+        runtime_env: What all calls find around them, ``{"env_vars": {"SEED": "1"}, "working_dir":
+            "run", "py_paths": ["lib"]}``; calls may change it in parts by an option of this name.
+        log_to_driver: Show what tasks and actors print, marked with their name and process id.
+            Lines that several processes say alike, but for numbers, are shown once and counted.
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
@@ -53,7 +60,14 @@ def init(
 
     atexit.register(shutdown)
     set_current(
-        start_local(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources, preload=preload)
+        start_local(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            preload=preload,
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
+        )
     )
 
 

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .arenas import Arenas, Send
 from .errors import ObjectLostError
@@ -43,7 +43,7 @@ class Call:
 class WorkerKey(NamedTuple):
     """Processes with equal keys may run each other's tasks."""
 
-    env: tuple[tuple[str, str], ...]
+    env: tuple[Any, ...]
     gpu_ids: tuple[str, ...]
 
 
@@ -57,12 +57,21 @@ class Worker:
     """The actor it is, or 0 for a process that runs tasks."""
     grant: int
     """The call whose resources it uses now; 0 for none."""
+    name: str
+    """The actor's class, or the first task it ran."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
     codes: set[bytes] = field(default_factory=set)
     num_blocked: int = 0
     is_serial: bool = True
     """Whether it runs one call after the other, in the order they were sent."""
+
+    @property
+    def label(self) -> str:
+        """What it is, or runs now, as its output is marked."""
+        running = next(iter(self.calls.values()), None)
+        name = self.name if self.actor or running is None else running.spec.name
+        return name.removesuffix("()").rpartition("<locals>.")[2]
 
 
 class Calls:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .backend import ActorInfo, Context
+from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
 from .messages import Kind, RawValue, Slot, Spec
@@ -66,6 +67,7 @@ class Client:
         reader: Maps what others wrote.
         totals: The node's resources, to refuse at once what can never run.
         context: Where this process's code runs.
+        environment: What calls of this process inherit.
     """
 
     def __init__(
@@ -77,9 +79,11 @@ class Client:
         reader: Reader,
         totals: Mapping[str, int],
         context: Context,
+        environment: Environment,
     ) -> None:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
+        self._environment = environment
         self.futures = Futures(link, holds)
         self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
@@ -339,8 +343,14 @@ class Client:
             "needs": needs,
             "group": 0 if group is None else group.id,
             "bundle": options.placement_group_bundle_index,
-            "env": tuple(sorted(options.env.items())),
+            "env": self._environment_of(options),
         }
+
+    def _environment_of(self, options: Options) -> tuple[Any, ...]:
+        """Return what a call finds around it, as messages carry it."""
+        found = options.environment(self._environment)
+        found.check_folders()
+        return tuple(found)
 
     def _code_id(self, code: object) -> bytes:
         """Return the id of a function or class; the engine gets its pickle the first time."""

@@ -27,6 +27,7 @@ from typing import Any
 from .errors import EngineError
 from .guard import Guard
 from .hub import Hub
+from .logs import Printer
 from .messages import DRIVER
 from .node import Node
 from .refs import HoldLog
@@ -71,9 +72,18 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
+        log_to_driver: Whether to show what workers print.
     """
 
-    def __init__(self, pool: Pool, *, holds: HoldLog, reader: Reader, preload: list[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        holds: HoldLog,
+        reader: Reader,
+        preload: list[str],
+        log_to_driver: bool,
+    ) -> None:
         self._lock = Guard()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
@@ -90,6 +100,7 @@ class Engine:
         """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
+        self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
         self.node = Node(pool, self, max_idle=max(1, cpus))
         self._hub = Hub(self, preload)
@@ -177,6 +188,8 @@ class Engine:
         with self._foreground:  # a driver thread that polls has heard of the end
             self._hub.close()
         self._lock.restore()
+        if self._printer is not None:
+            self._printer.print(now_s=float("inf"))
 
     # -- Rim -----------------------------------------------------------------------------------
 
@@ -216,6 +229,10 @@ class Engine:
         elif req in self._later:
             self._thunks.put(partial(self._later.pop(req), payload))
 
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        return self._hub.tail(worker)
+
     def close_arena(self, arena_id: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
         self._reader.forget(arena_id)
@@ -239,6 +256,14 @@ class Engine:
         """The zygote is gone."""
         self.node.break_down(reason)
 
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """Show what a worker printed under the name of what it does."""
+        if self._printer is not None:
+            source = f"({self.node.supervisor.label(worker)} pid={pid})"
+            self._printer.add(source, stream, lines, now_s=time.monotonic())
+            if self._is_parked:  # printing may block: the I/O thread does it
+                self._unpark.release()
+
     # -- who polls -----------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -254,6 +279,8 @@ class Engine:
             else:
                 num_polls = self._num_polls
                 self._unpark.acquire(timeout=_STEP_BACK_S)
+            if self._printer is not None:
+                self._printer.print(now_s=time.monotonic())
 
     def _wait(self, question: _Question, timeout_s: float | None) -> bool:
         """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""

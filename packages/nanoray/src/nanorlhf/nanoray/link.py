@@ -78,7 +78,7 @@ class WorkerLink:
             if self._holds:
                 self._connection.queue(("holds", self._holds.take()))
             for message in messages:
-                self._connection.queue(message, fd=fd)
+                self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .client import Client, driver_context
 from .engine import Engine
+from .environment import environment
 from .messages import DRIVER
 from .refs import HoldLog
 from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
@@ -19,12 +21,16 @@ def start_local(
     num_gpus: int | None,
     resources: Mapping[str, float] | None,
     preload: Sequence[str],
+    runtime_env: Mapping[str, Any] | None,
+    log_to_driver: bool,
 ) -> Client:
     """Return the driver's client of a new local engine.
 
     Raises:
-        ValueError: More GPUs are asked for than this process may use.
+        ValueError: More GPUs are asked for than this process may use, or ``runtime_env`` is wrong.
     """
+    inherited = environment(runtime_env)
+    inherited.check_folders()
     gpus = inherited_gpus(os.environ)
     if num_gpus is not None and num_gpus > len(gpus):
         if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -41,7 +47,9 @@ def start_local(
     holds = HoldLog()
     reader = Reader(holds)
     totals = dict(pool.totals)
-    engine = Engine(pool, holds=holds, reader=reader, preload=list(preload))
+    engine = Engine(
+        pool, holds=holds, reader=reader, preload=list(preload), log_to_driver=log_to_driver
+    )
     client = Client(
         engine,
         process=DRIVER,
@@ -49,6 +57,7 @@ def start_local(
         reader=reader,
         totals=totals,
         context=driver_context(),
+        environment=inherited,
     )
     engine.on_free(client.writer.free)
     return client

@@ -43,8 +43,10 @@ To a worker::
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)   kill worker_id   stop      to the zygote
+    fork    worker_id  (+ fds)              socket, stdout, stderr; to the zygote
+    kill    worker_id                       stop           to the zygote
     interrupt worker_id, call_id                           to the zygote, to cancel a call
+    forked  worker_id, pid                                 from the zygote
     exited  worker_id, status                              from the zygote
 """
 
@@ -89,7 +91,8 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[Any, ...] = ()
+    """An ``Environment`` as a plain tuple."""
     retries: int | None = 0
     """How often a task or method is run again, or an actor made again; -1 is without end, None
     as the actor was told."""

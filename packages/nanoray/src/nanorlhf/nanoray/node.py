@@ -42,6 +42,10 @@ class Rim(Protocol):
         """Send to a worker, or do in the driver what the message says."""
         ...
 
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        ...
+
     def answer(self, req: int, payload: Answer) -> None:
         """Answer a question of the driver."""
         ...

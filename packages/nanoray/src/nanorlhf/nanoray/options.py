@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from .environment import Environment, environment
 from .group import PlacementGroup
 from .resources import Demand, demand
 
@@ -51,7 +52,7 @@ class Options:
     placement_group_bundle_index: int = -1
     """Which bundle of the group; -1 is any."""
     runtime_env: Mapping[str, Any] | None = None
-    """``{"env_vars": {...}}``: environment variables of the process."""
+    """Variables, working directory and import paths of the process; see :mod:`.environment`."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without an engine."""
@@ -62,20 +63,13 @@ class Options:
         self._check_lifetime()
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ValueError(f"max_concurrency={self.max_concurrency} counts calls; use 1 or more")
-        unknown = set(self.runtime_env or {}) - {"env_vars"}
-        if unknown:
-            raise ValueError(f"runtime_env has {sorted(unknown)}; only 'env_vars' is supported")
-        for key, text in (self.env or {}).items():
-            if not isinstance(key, str) or not isinstance(text, str):
-                raise TypeError(f"env_vars has {key!r}: {text!r}; both must be str")
+        environment(self.runtime_env)
         self._check_bundle_index()
         self.needs(default_cpus=0)
 
-    @property
-    def env(self) -> Mapping[str, str]:
-        """The environment variables asked for."""
-        env: Mapping[str, str] = (self.runtime_env or {}).get("env_vars") or {}
-        return env
+    def environment(self, inherited: Environment) -> Environment:
+        """Return the environment of the call, made by a process of environment ``inherited``."""
+        return environment(self.runtime_env).over(inherited) if self.runtime_env else inherited
 
     def needs(self, *, default_cpus: float) -> Demand:
         """Return the resources asked for, in canonical form."""

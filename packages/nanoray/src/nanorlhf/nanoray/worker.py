@@ -15,12 +15,14 @@ from .backend import Context
 from .client import Client
 from .connection import Connection
 from .coroutines import LoopActor
+from .environment import Environment
 from .interrupts import Interrupts
 from .link import WorkerLink
 from .performer import Performer
 from .refs import HoldLog
 from .remote import has_coroutines
 from .session import set_current
+from .stack import make_dumpable
 from .store import Reader
 from .threads import serve_in_threads
 from .wire import Message
@@ -103,6 +105,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
         reader=reader,
         totals=setup["totals"],
         context=context,
+        environment=Environment(*setup["env"]),
     )
     link.free = client.writer.free
     set_current(client)
@@ -115,8 +118,11 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
     """Become the process the engine asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     faulthandler.enable()
-    os.environ.update(setup["env"])
+    make_dumpable()
     sys.path[:] = setup["path"]
+    Environment(*setup["env"]).enter()
+    if setup["gpu_ids"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup["gpu_ids"])
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
