@@ -191,8 +191,9 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path,
 
         def run(self, i, path=None):
             self.seen.append(i)
+            if path is not None:
+                open(f"{path}.begun", "w").close()
             while path is not None and not os.path.exists(path):
-                open(f"{path}.started", "w").close()
                 time.sleep(0.01)
             return list(self.seen)
 
@@ -202,7 +203,7 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path,
     path = str(tmp_path / "go")
     refs = [actor.run.remote(1, path), actor.run.remote(2), actor.run.remote(late)]
     behind = actor.run.remote(4)
-    assert until(lambda: os.path.exists(f"{path}.started"))
+    assert until(lambda: os.path.exists(f"{path}.begun"))
     ray.cancel(refs[1])
     ray.cancel(refs[2])
     for ref in refs[1:]:

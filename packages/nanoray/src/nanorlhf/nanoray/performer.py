@@ -6,13 +6,12 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 
 import inspect
 import os
-import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .client import Client
-from .errors import TaskCancelledError, task_error
+from .errors import TaskCancelledError, task_error, traceback_text
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import RawValue, Run, Slot
@@ -91,7 +90,7 @@ class Performer:
         except Exception as broken:  # noqa: BLE001  its classes cannot be loaded: say so
             error = broken
         frames = _user_frames(error)
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+        text = traceback_text(error, frames)
         if run.kind == "new":
             self._link.post(("failed", run.id, text))
             return
@@ -115,11 +114,8 @@ class Performer:
             self.actor = value
             return []
         values = [value] if len(run.returns) == 1 else _several(run, value)
-        results = []
-        for item in values:
-            cut = pickled(item)
-            results.append((tuple(self._client.writer.write(cut)), cut.held))
-        return results
+        cuts = [pickled(item) for item in values]  # all, before the first takes shared memory
+        return [(tuple(self._client.writer.write(cut)), cut.held) for cut in cuts]
 
     def _call(self, run: Run) -> UserValue:
         args, kwargs = self._arguments(run)
