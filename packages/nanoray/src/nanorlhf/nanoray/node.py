@@ -138,6 +138,7 @@ class Node:
             self.objects.complete(group, _NONE)
         for grant in self.scheduler.schedule():
             self.supervisor.start(grant)
+        self.supervisor.trim()
         freed = self.objects.take_freed()
         while freed:
             for dead in freed:
