@@ -56,7 +56,7 @@ def one_ray():
     # Not pytest's folder: the names of Ray's sockets leave 40 characters of 107 for the folder's.
     with tempfile.TemporaryDirectory(prefix="nanoray") as folder, pytest.MonkeyPatch.context() as p:
         p.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token into the user's home
-        p.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or it copies the workspace to each worker
+        p.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or "uv run pytest" copies the workspace
         p.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns that this will change
         p.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # or it prints errors that nobody fetched
         p.setenv("RAY_USAGE_STATS_ENABLED", "0")

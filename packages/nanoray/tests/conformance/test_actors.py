@@ -107,10 +107,11 @@ def test_a_constructor_that_raises_fails_every_call_with_its_traceback(engine):
             engine.get(counter.add.remote(), timeout=WAIT_S)
 
 
-def test_calls_of_a_killed_actor_raise(engine):
+def test_calls_of_a_killed_actor_raise(engine, until):
     counter = Counter.remote()
-    engine.get(counter.add.remote(), timeout=WAIT_S)
+    pid = engine.get(counter.process.remote(), timeout=WAIT_S)
     engine.kill(counter)
+    assert until(lambda: not os.path.exists(f"/proc/{pid}"))  # on Ray a moment later
     with pytest.raises(nanoray.ActorDiedError):
         engine.get(counter.add.remote(), timeout=WAIT_S)
 

@@ -251,6 +251,11 @@ def test_the_context_says_where_code_runs(engine):
 
     assert engine.get_runtime_context().is_driver
     assert engine.get(where.remote(), timeout=WAIT_S) == (False, None, ())
+    assert engine.get_gpu_ids() == []
+    (node,) = engine.nodes()
+    assert node["Alive"]
+    assert node["Resources"] == {"CPU": 2.0, "license": 1.0}
+    assert node["NodeID"] == engine.get_runtime_context().get_node_id()
 
 
 def test_a_cancelled_task_raises_and_a_finished_one_does_not(engine, until, tmp_path):

@@ -28,6 +28,7 @@ from .refs import ObjectRef, UserValue
 from .remote import public_methods
 
 _CODES_KEPT = 1024
+_NODE_KEYS = ("NodeID", "Alive", "NodeManagerAddress", "NodeManagerHostname", "NodeManagerPort")
 
 
 class RayEngine:
@@ -171,6 +172,18 @@ class RayEngine:
             self._ray.util.remove_placement_group(native_group(group_id))
         self._ready.pop(group_id, None)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return a row for each machine."""
+        with translated():
+            rows = self._ray.nodes()
+        return [
+            {
+                **{key: row[key] for key in _NODE_KEYS},
+                "Resources": {name: n for name, n in row["Resources"].items() if _is_users(name)},
+            }
+            for row in rows
+        ]
+
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now, without what Ray counts for itself."""
         with translated():
@@ -180,15 +193,18 @@ class RayEngine:
 
     def context(self) -> Context:
         """Return where this process's code runs."""
-        if self._is_driver:
-            return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
         here = self._ray.get_runtime_context()
-        actor = here.get_actor_id()
+        node = here.get_node_id()
+        if self._is_driver:
+            return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=(), node_id=node)
+        actor, task, name = here.get_actor_id(), here.get_task_id(), here.get_task_name() or ""
         return Context(
             is_driver=False,
             actor_id=None if actor is None else number_of(self._ray.ActorID.from_hex(actor)),
-            name=here.get_task_function_name() if hasattr(here, "get_task_function_name") else "",
+            name=f"{name}()" if actor is None else name.partition(".")[0],
             gpu_ids=tuple(map(str, here.get_accelerator_ids().get("GPU", ()))),
+            task_id=None if task is None else number_of(self._ray.TaskID.from_hex(task)),
+            node_id=node,
         )
 
     def shutdown(self) -> None:
