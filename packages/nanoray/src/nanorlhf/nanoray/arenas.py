@@ -15,6 +15,7 @@ Send = Callable[[int, Message], None]
 class _Arena:
     owner: int
     size: int
+    machine: int
     live: int = 0
     is_orphan: bool = False
     readers: set[int] = field(default_factory=set)
@@ -25,16 +26,20 @@ class Arenas:
 
     Args:
         send: To a process, the driver included.
-        on_close: Called with the id of an arena that is gone.
+        on_close: Called with the id of an arena that is gone, and its machine.
     """
 
-    def __init__(self, send: Send, on_close: Callable[[int], None]) -> None:
+    def __init__(self, send: Send, on_close: Callable[[int, int], None]) -> None:
         self._send, self._on_close = send, on_close
         self._arenas: dict[int, _Arena] = {}
 
-    def add(self, arena_id: int, *, owner: int, size: int) -> None:
-        """Add a new arena of ``owner``."""
-        self._arenas[arena_id] = _Arena(owner, size)
+    def add(self, arena_id: int, *, owner: int, size: int, machine: int) -> None:
+        """Add a new arena of ``owner``, a process of ``machine``."""
+        self._arenas[arena_id] = _Arena(owner, size, machine)
+
+    def machine_of(self, arena_id: int) -> int:
+        """Return the machine whose memory an arena is."""
+        return self._arenas[arena_id].machine
 
     def ship(self, process: int, value: Value) -> None:
         """Give ``process`` the arena of a value it is about to read, once."""
@@ -56,7 +61,9 @@ class Arenas:
         if value.block is None:
             return
         arena_id, offset, _ = value.block
-        arena = self._arenas[arena_id]
+        arena = self._arenas.get(arena_id)
+        if arena is None:
+            return  # it went with its machine
         arena.live -= 1
         if not arena.is_orphan:
             self._send(arena.owner, ("free", arena_id, offset))
@@ -68,7 +75,7 @@ class Arenas:
         arena = self._arenas.pop(arena_id)
         for process in arena.readers:
             self._send(process, ("forget", arena_id))
-        self._on_close(arena_id)
+        self._on_close(arena_id, arena.machine)
 
     def drop_process(self, process: int) -> None:
         """The process is gone: its arenas stay as long as something lives in them."""
@@ -78,3 +85,9 @@ class Arenas:
                 arena.is_orphan = True
                 if not arena.live:
                     self.close(arena_id)
+
+    def drop_machine(self, machine: int) -> None:
+        """A machine is gone, and with it every byte of its arenas."""
+        for arena_id, arena in list(self._arenas.items()):
+            if arena.machine == machine:
+                del self._arenas[arena_id]

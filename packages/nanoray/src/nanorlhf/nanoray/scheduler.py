@@ -3,6 +3,8 @@
 Calls with the same wants form one line, first come, first served. Lines do not block each other: a
 call that waits for a GPU holds back no call that only wants a CPU. A line that cannot go on is not
 looked at again until something is given back, so a thousand waiting calls cost as much as one.
+Calls made inside others come before those: a recursion is walked depth first, so that few processes
+wait at a time.
 """
 
 import heapq
@@ -26,6 +28,8 @@ class Request(NamedTuple):
     """The placement group; 0 is the machines themselves."""
     bundle: int = -1
     """Which bundle of the group; -1 is any."""
+    depth: int = 0
+    """The number of calls under way that it was made in."""
     sees_gpus: bool = False
     """Whether it is shown its bundle's GPUs though it needs none."""
     is_spread: bool = False
@@ -61,8 +65,21 @@ class _Running(NamedTuple):
     group: int
 
 
-_Want = tuple[Demand, int, int, bool, bool, str, bool]
-"""A request without its id."""
+class _Want(NamedTuple):
+    """A request without its id."""
+
+    needs: Demand
+    group: int
+    bundle: int
+    depth: int
+    sees_gpus: bool
+    is_spread: bool
+    node: str
+    is_soft: bool
+
+
+_Turn = tuple[int, int]
+"""Whose turn it is: the least (-depth, arrival)."""
 
 
 class Scheduler:
@@ -92,12 +109,12 @@ class Scheduler:
         """What is wanted -> who wants it -> when it came."""
         self._wants: dict[int, _Want] = {}
         self._clock = itertools.count()
-        self._open: list[tuple[int, _Want]] = []
-        """A heap: lines worth a look, by the arrival of their first call."""
+        self._open: list[tuple[_Turn, _Want]] = []
+        """A heap: lines worth a look, by the turn of their first call."""
         self._shut: set[_Want] = set()
         """Lines that wait for something to be given back."""
-        self._stalled: set[int] = set()
-        """Groups (0 is the machines) whose first call cannot start; for ``fifo``."""
+        self._stalled: dict[int, _Turn] = {}
+        """Group (0 is the machines) -> the turn that has come and cannot be taken; for ``fifo``."""
         self._running: dict[int, _Running] = {}
         self._num_running: Counter[int] = Counter()
         self._paused: set[int] = set()
@@ -170,20 +187,20 @@ class Scheduler:
         shown = "; ".join(f"{reason}" for reason in dict.fromkeys(reasons))
         return f"no node can hold it: {shown}" if len(reasons) != 1 else shown
 
-    def add(self, request: Request) -> None:
-        """Queue a call."""
-        want: _Want = request[1:]
+    def add(self, request: Request) -> str | None:
+        """Queue a call, or return why it could never start."""
+        want = _Want(*request[1:])
         now = next(self._clock)
-        self._wants[request.id] = want
         line = self._lines.get(want)
-        if line is not None:
-            line[request.id] = now
-            return
-        self._lines[want] = OrderedDict({request.id: now})
-        if self._policy == "fifo" and request.group in self._stalled:
-            self._shut.add(want)
-        else:
-            heapq.heappush(self._open, (now, want))
+        if line is None:
+            reason = self.why_infeasible(request)
+            if reason is not None:
+                return reason
+            line = self._lines[want] = OrderedDict()
+            heapq.heappush(self._open, ((-want.depth, now), want))
+        self._wants[request.id] = want
+        line[request.id] = now
+        return None
 
     def withdraw(self, call_id: int) -> None:
         """Forget a call that is still queued."""
@@ -197,18 +214,17 @@ class Scheduler:
         """Return every call that can start now, in the order they came, and charge it."""
         grants: list[Grant] = []
         while self._open:
-            came, want = heapq.heappop(self._open)
-            line = self._lines.get(want)
-            if line is None or want in self._shut:
+            turn, want = heapq.heappop(self._open)
+            if want not in self._lines or want in self._shut:
                 continue
-            call_id, first = next(iter(line.items()))
-            if first != came:  # its first call was withdrawn
-                heapq.heappush(self._open, (first, want))
+            if turn != self._turn(want):  # its first call was withdrawn
+                heapq.heappush(self._open, (self._turn(want), want))
                 continue
-            running = None if self._must_wait(want) else self._place(want)
+            call_id = next(iter(self._lines[want]))
+            running = None if self._must_wait(want, turn) else self._place(want)
             if running is None:
                 self._shut.add(want)
-                self._stalled.add(want[1])
+                self._stalled.setdefault(want.group, turn)
                 continue
             self._start(call_id, want, running)
             grants.append(Grant(call_id, running.machine, self._gpu_ids(want, running)))
@@ -258,7 +274,9 @@ class Scheduler:
         """Dissolve a group; return the calls that were queued for it or run in it."""
         self._groups.remove(group)
         running = [call for call, where in self._running.items() if where.group == group]
-        queued = [call for want, line in self._lines.items() if want[1] == group for call in line]
+        queued = [
+            call for want, line in self._lines.items() if want.group == group for call in line
+        ]
         for call in queued:
             self.withdraw(call)
         self._wake()
@@ -276,21 +294,23 @@ class Scheduler:
 
     # -- how -----------------------------------------------------------------------------------
 
-    def _must_wait(self, want: _Want) -> bool:
-        return self._policy == "fifo" and want[1] in self._stalled
+    def _turn(self, want: _Want) -> _Turn:
+        return -want.depth, next(iter(self._lines[want].values()))
+
+    def _must_wait(self, want: _Want, turn: _Turn) -> bool:
+        return self._policy == "fifo" and self._stalled.get(want.group, turn) < turn
 
     def _place(self, want: _Want) -> _Running | None:
         """Take what is wanted from the first pool that has it."""
-        needs, group, bundle, *_ = want
-        if group:
-            for found in self._groups.bundles(group, bundle):
-                share = found.pool.take(needs)
+        if want.group:
+            for bundle in self._groups.bundles(want.group, want.bundle):
+                share = bundle.pool.take(want.needs)
                 if share is not None:
-                    return _Running(found.machine, found.pool, share, group)
+                    return _Running(bundle.machine, bundle.pool, share, want.group)
             return None
         for machine in self._machines if len(self._machines) == 1 else self._preferred(want):
             pool = self._machines[machine]
-            share = pool.take(needs)
+            share = pool.take(want.needs)
             if share is not None:
                 self._last = machine
                 return _Running(machine, pool, share, 0)
@@ -298,29 +318,28 @@ class Scheduler:
 
     def _preferred(self, want: _Want) -> list[int]:
         """Return the machines to try, the best first."""
-        needs, _, _, _, is_spread, node, is_soft = want
-        wanted = self._numbers.get(node, -1) if node else -1
-        if wanted >= 0 and not shortage(needs, self._machines[wanted].totals):
+        needs = want.needs
+        wanted = self._numbers.get(want.node) if want.node else None
+        if wanted is not None and not shortage(needs, self._machines[wanted].totals):
             return [wanted]
-        if node and not is_soft:
+        if want.node and not want.is_soft:
             return []
-        if is_spread:
+        if want.is_spread:
             return spread(self._machines, needs, self._num_running)
         if self._policy == "round_robin":
             return in_turn(self._machines, self._last)
         return packed(self._machines, needs)
 
     def _gpu_ids(self, want: _Want, running: _Running) -> tuple[str, ...]:
-        if want[3] and not running.share.gpus:
+        if want.sees_gpus and not running.share.gpus:
             return tuple(running.pool.gpus)
         return running.share.gpu_ids
 
     def _start(self, call_id: int, want: _Want, running: _Running) -> None:
         del self._wants[call_id]
         self._leave(want, call_id)
-        line = self._lines.get(want)
-        if line is not None:
-            heapq.heappush(self._open, (next(iter(line.values())), want))
+        if want in self._lines:
+            heapq.heappush(self._open, (self._turn(want), want))
         self._running[call_id] = running
         self._num_running[running.machine] += 1
 
@@ -346,5 +365,5 @@ class Scheduler:
     def _open_lines(self) -> None:
         self._stalled.clear()
         for want in self._shut:
-            heapq.heappush(self._open, (next(iter(self._lines[want].values())), want))
+            heapq.heappush(self._open, (self._turn(want), want))
         self._shut.clear()

@@ -5,22 +5,27 @@ results, a retry, or a typed error.
 """
 
 import os
+import pickle
 import signal
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
 from .cancels import Cancels, cancelled
-from .errors import PlacementGroupRemovedError, WorkerCrashedError
+from .errors import InfeasibleError, PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
+from .transfers import Transfers
 from .value import Value, error_value
 from .wire import Message
+
+MAX_DEPTH = 100
+"""Calls under way one inside the other; each but the last keeps a process that waits."""
 
 _STATES = {
     "waiting": "waits for its arguments or its turn",
@@ -32,8 +37,8 @@ _STATES = {
 class Processes(Protocol):
     """What a supervisor does to processes."""
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Start a process that first reads ``setup``."""
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine; it first reads ``setup``."""
         ...
 
     def kill(self, worker: int) -> None:
@@ -48,10 +53,6 @@ class Processes(Protocol):
         """Send to a process; no harm when it is gone."""
         ...
 
-    def tail(self, worker: int) -> list[str]:
-        """Return the last lines that a process printed."""
-        ...
-
 
 class Supervisor:
     """All worker processes of one node.
@@ -60,6 +61,7 @@ class Supervisor:
         objects: The object table.
         scheduler: Decides who may start.
         arenas: The table of shared memory.
+        transfers: Brings arguments to the machines they are needed on.
         processes: Does what is decided here.
         max_idle: Processes kept for tasks to come.
     """
@@ -69,12 +71,13 @@ class Supervisor:
         objects: Objects,
         scheduler: Scheduler,
         arenas: Arenas,
+        transfers: Transfers,
         processes: Processes,
         *,
         max_idle: int,
     ) -> None:
         self._scheduler, self._processes, self._max_idle = scheduler, processes, max_idle
-        self.calls = Calls(objects, arenas, processes.send)
+        self.calls = Calls(objects, arenas, transfers, processes.send, on_lost=self._arguments_lost)
         self.actors = Actors(
             self.calls,
             objects,
@@ -91,8 +94,17 @@ class Supervisor:
         )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
-        self._num_forked = 0
+        self._num_processes = 0
         self._broken: Value | None = None
+
+    def next_process(self) -> int:
+        """Return a number that no process of this engine has had."""
+        self._num_processes += 1
+        return self._num_processes
+
+    def add_machine(self, num_cpus: int) -> None:
+        """A machine has joined: keep as many more idle processes."""
+        self._max_idle += num_cpus
 
     def submit(self, caller: int, spec: Spec) -> None:
         """Accept a call; it starts when its arguments and its resources are there."""
@@ -104,13 +116,21 @@ class Supervisor:
         else:
             if spec.kind == "new":
                 self.actors.add(call)
-            if not call.num_missing:
+            call.depth = self.calls.depth(spec)
+            if call.depth > MAX_DEPTH:
+                self._abandon(call, _too_deep(spec))
+            elif not call.num_missing:
                 self._enqueue(call)
 
     def start(self, grant: Grant) -> None:
         """Run a call that got its resources."""
         call = self.calls[grant.id]
-        key = WorkerKey(call.spec.env, grant.gpu_ids)
+        error = self.calls.argument_error(call)
+        if error is not None:  # an argument was lost with its machine while the call was queued
+            self._scheduler.release(grant.id)
+            self._abandon(call, error)
+            return
+        key = WorkerKey(call.spec.env, grant.gpu_ids, grant.machine)
         worker = self._idle_worker(key) if call.spec.kind == "task" else None
         worker = worker or self._fork(key, call)
         worker.grant = grant.id
@@ -163,12 +183,11 @@ class Supervisor:
             self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
             self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
 
-    def exited(self, process: int, status: int) -> None:
-        """A worker process is gone; ``status`` is waitpid's."""
+    def exited(self, process: int, reason: str) -> None:
+        """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
         self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
-        reason = describe_exit(status, tail=self._processes.tail(process))
         if worker.actor:
             creation = self.actors.lost(worker, reason)
             if creation is not None:
@@ -176,6 +195,12 @@ class Supervisor:
             return
         for call in list(worker.calls.values()):
             self._retry(call, reason)
+
+    def trim(self) -> None:
+        """End the processes idle longest that no task wants now; call when none can start."""
+        while len(self._idle) > self._max_idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._processes.send(oldest.id, ("exit",))
 
     def block(self, process: int) -> None:
         """A worker waits for objects: others may have its CPUs."""
@@ -207,6 +232,16 @@ class Supervisor:
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
 
+    def strand(self, stranded: Mapping[int, str]) -> None:
+        """Fail queued calls that nobody can run since a machine was lost."""
+        for call_id, reason in stranded.items():
+            self._abandon(self.calls[call_id], _infeasible(self.calls[call_id].spec, reason))
+
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: end its tasks, and its actors unless they are detached."""
+        self.actors.caller_left(process)
+        self.cancels.caller_left(process)
+
     def label(self, process: int) -> str:
         """Return what a worker is, or runs, as its lines are marked."""
         worker = self._workers.get(process)
@@ -237,9 +272,17 @@ class Supervisor:
         if call.spec.kind == "task":
             self._scheduler.release(call.spec.id)
             worker.grant = 0
-            self._rest(worker)
+            self._idle[worker.id] = worker
         else:
             self.actors.finished(worker.actor)
+
+    def _arguments_lost(self, worker: Worker, call: Call, error: Value) -> None:
+        """What a call needs cannot be brought to the machine it was sent to."""
+        if call.spec.kind == "new":
+            text = str(pickle.loads(error.stream or b""))
+            self.constructor_failed(worker.id, call.spec.id, text)
+        else:
+            self.done(worker.id, call.spec.id, results=(), error=tuple(error))
 
     def _arguments_ready(self, call: Call) -> None:
         if call.spec.kind == "method":
@@ -260,13 +303,19 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle))
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
+        reason = self._scheduler.add(request)
+        if reason is not None:
+            self._abandon(call, _infeasible(spec, reason))
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""
         self.calls.fail(call, error)
         if call.spec.kind == "new":
-            self.actors.bury(call.spec.actor, "was never created: its group or an argument failed")
+            reason = (
+                "its group or an argument failed, it is nested too deep, or no node can hold it"
+            )
+            self.actors.bury(call.spec.actor, f"was never created: {reason}")
 
     def _retry(self, call: Call, reason: str) -> None:
         """Run a task again whose process died, while it has retries left."""
@@ -289,8 +338,7 @@ class Supervisor:
         return None
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
-        self._num_forked += 1
-        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id, call.spec.name)
+        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id, call.spec.name)
         worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
         setup = {
@@ -299,16 +347,10 @@ class Supervisor:
             "actor": worker.actor,
             "name": call.spec.name,
             "max_concurrency": call.spec.max_concurrency,
+            "has_loop": call.spec.has_loop,
         }
-        self._processes.fork(worker.id, setup)
+        self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
-
-    def _rest(self, worker: Worker) -> None:
-        """Keep an idle process for the next task, or end the one idle longest."""
-        self._idle[worker.id] = worker
-        if len(self._idle) > self._max_idle:
-            _, oldest = self._idle.popitem(last=False)
-            self._processes.send(oldest.id, ("exit",))
 
 
 def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
@@ -326,6 +368,19 @@ def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
     )
     said = "".join(f"\n  | {line}" for line in tail)
     return f"{how}; its last lines were:{said}" if said else how
+
+
+def _too_deep(spec: Spec) -> Value:
+    reason = (
+        f"{spec.name} is nested {MAX_DEPTH} calls deep, and each keeps a process: give the "
+        f"recursion an end, or compute its lower levels in one task"
+    )
+    return error_value(InfeasibleError(reason))
+
+
+def _infeasible(spec: Spec, reason: str) -> Value:
+    text = f"{spec.name} can never run: {reason}; ask for less, or add a node that has it"
+    return error_value(InfeasibleError(text))
 
 
 def _group_removed(spec: Spec) -> Value:
