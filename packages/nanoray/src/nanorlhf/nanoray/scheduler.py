@@ -153,9 +153,9 @@ class Scheduler:
         self._wake()
         return Lost(calls, groups, stranded)
 
-    def totals(self) -> list[Mapping[str, int]]:
-        """Return what each machine has in all."""
-        return [pool.totals for pool in self._machines.values()]
+    def totals(self) -> list[dict[str, int]]:
+        """Return what each machine has."""
+        return [dict(pool.totals) for pool in self._machines.values()]
 
     def available(self) -> Mapping[str, int]:
         """Return what is free on all machines together, outside groups."""
