@@ -10,6 +10,7 @@ from .api import (
     get,
     get_actor,
     get_gpu_ids,
+    get_placement_group,
     get_runtime_context,
     init,
     is_initialized,
@@ -40,6 +41,7 @@ from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
+from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 __all__ = [
     "ActorDiedError",
@@ -49,12 +51,14 @@ __all__ = [
     "GetTimeoutError",
     "InfeasibleError",
     "NanoRayError",
+    "NodeAffinitySchedulingStrategy",
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
     "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
+    "PlacementGroupSchedulingStrategy",
     "SerializationError",
     "TaskCancelledError",
     "TaskError",
@@ -65,6 +69,7 @@ __all__ = [
     "get",
     "get_actor",
     "get_gpu_ids",
+    "get_placement_group",
     "get_runtime_context",
     "init",
     "is_initialized",

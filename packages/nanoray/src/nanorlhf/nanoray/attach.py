@@ -67,7 +67,7 @@ def attach(
         holds=holds,
         reader=reader,
         totals=setup["totals"],
-        context=driver_context(),
+        context=driver_context(setup["node"]),
         environment=inherited,
     )
     link.start(client.writer.free, rest)

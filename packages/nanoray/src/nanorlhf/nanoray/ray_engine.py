@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
-from .backend import ActorInfo, Context
+from .backend import ActorInfo, Context, GroupInfo
 from .errors import GetTimeoutError
 from .options import CallOptions, Options
 from .ray_code import native_code, native_methods
@@ -157,14 +157,22 @@ class RayEngine:
         number = self.holds.keep(handle._actor_id, handle)
         return ActorInfo(number, class_name.rpartition(".")[2], native_methods(handle))
 
-    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
+    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str, name: str) -> int:
         """Ask for a placement group."""
         self._feasible.check_group(bundles, strategy)
         with translated():
             group = self._ray.util.placement_group(
-                [dict(bundle) for bundle in bundles], strategy=strategy
+                [dict(bundle) for bundle in bundles], strategy=strategy, name=name
             )
         return number_of(group.id)
+
+    def get_group(self, name: str) -> GroupInfo:
+        """Return the placement group of that name."""
+        with translated():
+            group = self._ray.util.get_placement_group(name)
+            row = self._ray.util.placement_group_table(group)
+        bundles = tuple(dict(row["bundles"][index]) for index in sorted(row["bundles"]))
+        return GroupInfo(number_of(group.id), bundles, row["strategy"])
 
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""
