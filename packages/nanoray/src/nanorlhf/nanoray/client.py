@@ -272,6 +272,7 @@ class Client:
         self._link.close()
         self.futures.close()
         self.writer.close()
+        self._reader.close()
 
     def _call(
         self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
