@@ -8,6 +8,7 @@ from typing import Any
 
 from .backend import Context
 from .errors import NanoRayError
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .placement import Strategy
 from .refs import ObjectRef, UserValue
@@ -139,23 +140,28 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
-def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+) -> None:
     """End the call whose result ``ref`` is; ``get`` of it then raises TaskCancelledError.
 
     A call that has not begun ends at once. In a task that runs, ``KeyboardInterrupt`` is raised:
     in Python code, ``time.sleep`` and ``get`` at once, in C code when it returns; the task may
     clean up, or return a result nevertheless. Of an actor's methods only coroutines are stopped
-    while they run. What is ready stays as it is.
+    while they run, by asyncio's ``CancelledError``, and generators, between two items: neither a
+    plain method nor a thread is interrupted, for that could leave the actor's state half changed.
+    What is ready stays as it is.
 
     Args:
-        ref: Any result of the call.
+        ref: Any result of the call, or its generator; the items made before stay, and the last ref
+            is then the error.
         force: Kill the task's process instead of raising in it; it is not retried.
         recursive: Cancel the calls too that the call has made and that have not ended.
 
     Raises:
         ValueError: ``force`` for a method of an actor; ``kill`` the actor.
     """
-    (object_id,) = _ids([ref])
+    (object_id,) = _ids([ref.completed() if isinstance(ref, ObjectRefGenerator) else ref])
     current().cancel(object_id, force=force, recursive=recursive)
 
 

@@ -28,6 +28,9 @@ from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
 
+_LOOP_CONCURRENCY = 1000
+"""Calls under way at a time in an actor with an event loop that does not say; as in Ray."""
+
 
 class Link(Protocol):
     """How a process reaches the engine. Each method first hands over the process's hold log."""
@@ -85,6 +88,8 @@ class Client:
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
         self._environment = environment
         self.futures = Futures(link, holds)
+        self.only_call = 0
+        """The call that runs here when there is just one, for threads that user code starts."""
         self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
@@ -168,6 +173,7 @@ class Client:
     ) -> ActorInfo:
         """Start an actor."""
         assert isinstance(code, type), "actors are made of classes"
+        has_loop = has_coroutines(code)
         place = self._place(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
         spec = self._spec(
@@ -182,7 +188,8 @@ class Client:
             label=options.name or "",
             methods=info.methods,
             is_detached=options.lifetime == "detached",
-            max_concurrency=options.max_concurrency or _default_concurrency(code),
+            max_concurrency=options.max_concurrency or (_LOOP_CONCURRENCY if has_loop else 1),
+            has_loop=has_loop,
             **place,
         )
         if options.name is None:
@@ -265,7 +272,7 @@ class Client:
 
     def context(self) -> Context:
         """Return where the calling code runs."""
-        return replace(self._context, task_id=call_id.get() or None)
+        return replace(self._context, task_id=self._current_call() or None)
 
     def shutdown(self) -> None:
         """Leave the engine."""
@@ -273,6 +280,9 @@ class Client:
         self.futures.close()
         self.writer.close()
         self._reader.close()
+
+    def _current_call(self) -> int:
+        return call_id.get() or self.only_call
 
     def _call(
         self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
@@ -295,7 +305,7 @@ class Client:
             args_id=args_id,
             deps=deps,
             held=held,
-            parent=call_id.get(),
+            parent=self._current_call(),
             **fields,
         )
 
@@ -398,11 +408,6 @@ class Client:
 def driver_context() -> Context:
     """Return the context of the driver."""
     return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
-
-
-def _default_concurrency(cls: type) -> int:
-    """Return how many calls an actor runs at a time that does not say; as in Ray."""
-    return 1000 if has_coroutines(cls) else 1
 
 
 def _stream(options: Options | CallOptions) -> int | None:
