@@ -68,7 +68,7 @@ class Client:
         process: This process's number.
         holds: Where this process counts its refs.
         reader: Maps what others wrote.
-        totals: The node's resources, to refuse at once what can never run.
+        totals: The resources of each machine, to refuse at once what can never run.
         context: Where this process's code runs.
         environment: What calls of this process inherit.
     """
@@ -80,7 +80,7 @@ class Client:
         process: int,
         holds: HoldLog,
         reader: Reader,
-        totals: Mapping[str, int],
+        totals: Sequence[Mapping[str, int]],
         context: Context,
         environment: Environment,
     ) -> None:
@@ -254,7 +254,7 @@ class Client:
                 f"bundles={list(bundles)} must each ask for something; drop empty ones"
             )
         kind: Strategy = strategy  # type: ignore[assignment]  # checked above
-        reason = why_infeasible(needs, [self._totals], kind)
+        reason = self._why_never(lambda totals: why_infeasible(needs, totals, kind))
         if reason is not None:
             raise InfeasibleError(f"placement group: {reason}; ask for less or raise init()")
         group = self.next_id()
@@ -264,6 +264,11 @@ class Client:
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""
         self._link.post(("ungroup", group_id))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return a row for each machine."""
+        rows: list[dict[str, Any]] = self._ask_plain("machines")
+        return rows
 
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now."""
@@ -343,12 +348,15 @@ class Client:
         """Return where a call may run, after making sure that it can run at all."""
         needs = options.needs(default_cpus=default_cpus)
         group = options.placement_group
-        rooms = [self._totals] if group is None else _rooms(options)
-        reasons = [shortage(needs, room) for room in rooms]
-        if all(reason is not None for reason in reasons):
-            where = "this node" if group is None else f"its placement group {group.bundles}"
+        if group is None:
+            where = "this node" if len(self._totals) == 1 else "any node"
+            reason = self._why_never(lambda totals: _shortage(needs, totals))
+        else:
+            where = f"its placement group {group.bundles}"
+            reason = _shortage(needs, _rooms(options))
+        if reason is not None:
             raise InfeasibleError(
-                f"{name} can never run on {where}: {reasons[0]}; ask for less or raise init()"
+                f"{name} can never run on {where}: {reason}; ask for less or raise init()"
             )
         return {
             "needs": needs,
@@ -356,6 +364,13 @@ class Client:
             "bundle": options.placement_group_bundle_index,
             "env": self._environment_of(options),
         }
+
+    def _why_never(self, reason: Callable[[Sequence[Mapping[str, int]]], str | None]) -> str | None:
+        """Return why the machines can never hold something, looking again at which there are."""
+        if reason(self._totals) is None:
+            return None
+        self._totals = self._ask_plain("totals")
+        return reason(self._totals)
 
     def _environment_of(self, options: Options) -> tuple[Any, ...]:
         """Return what a call finds around it, as messages carry it."""
@@ -413,6 +428,12 @@ def driver_context() -> Context:
 def _stream(options: Options | CallOptions) -> int | None:
     """Return how many items of a call may wait to be taken, 0 for any, or None for no stream."""
     return (options.max_buffered_items or 0) if options.num_returns == "streaming" else None
+
+
+def _shortage(needs: Demand, rooms: Sequence[Mapping[str, int]]) -> str | None:
+    """Return why none of the rooms can ever hold ``needs``, or None when one can."""
+    reasons = [shortage(needs, room) for room in rooms]
+    return reasons[0] if all(reason is not None for reason in reasons) else None
 
 
 def _rooms(options: Options) -> list[Mapping[str, int]]:

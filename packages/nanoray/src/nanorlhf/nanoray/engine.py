@@ -198,7 +198,7 @@ class Engine:
     def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process."""
         del machine  # there is one
-        self._hub.fork(worker, {**setup, "totals": self._totals})
+        self._hub.fork(worker, {**setup, "totals": [self._totals]})
 
     def kill(self, worker: int) -> None:
         """Kill a process."""

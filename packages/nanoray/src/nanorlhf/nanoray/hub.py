@@ -154,6 +154,7 @@ class Hub:
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
         self._add(process, link)
+        self._serve(process, select.EPOLLIN)  # a channel may have come with its first messages
 
     def detach(self, process: int) -> None:
         """Hang up on who was attached; what is queued for it is sent if its socket takes it."""
