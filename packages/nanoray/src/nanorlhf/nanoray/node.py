@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from .arenas import Arenas
 from .errors import EngineError, PlacementGroupRemovedError
+from .exits import describe_exit
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
@@ -16,7 +17,7 @@ from .placement import Strategy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .scheduler import Scheduler
 from .streams import Streams
-from .supervisor import Supervisor, describe_exit
+from .supervisor import Supervisor
 from .transfers import Transfers
 from .value import Block, Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
