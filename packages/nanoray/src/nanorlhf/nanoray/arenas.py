@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from .blocks import block_bytes
 from .messages import DRIVER
 from .value import Value
 from .wire import Message
@@ -16,7 +17,10 @@ class _Arena:
     owner: int
     size: int
     live: int = 0
+    live_bytes: int = 0
     is_orphan: bool = False
+    """Nobody writes to it any more: it goes with the last value in it."""
+    is_on_disk: bool = False
     readers: set[int] = field(default_factory=set)
 
 
@@ -36,6 +40,11 @@ class Arenas:
         """Add a new arena of ``owner``."""
         self._arenas[arena_id] = _Arena(owner, size)
 
+    def move_to_disk(self, arena_id: int) -> None:
+        """Note that an arena just added is a finished file on disk."""
+        arena = self._arenas[arena_id]
+        arena.is_on_disk = arena.is_orphan = True
+
     def ship(self, process: int, value: Value) -> None:
         """Give ``process`` the arena of a value it is about to read, once."""
         if value.block is None:
@@ -49,18 +58,26 @@ class Arenas:
     def retain(self, value: Value) -> None:
         """Count a value that lives in its arena."""
         if value.block is not None:
-            self._arenas[value.block[0]].live += 1
+            arena = self._arenas[value.block[0]]
+            arena.live += 1
+            arena.live_bytes += block_bytes(value.block[2])
 
     def release(self, value: Value) -> None:
         """Give the block of a dead value back to its writer."""
         if value.block is None:
             return
-        arena_id, offset, _ = value.block
+        arena_id, offset, size = value.block
         arena = self._arenas[arena_id]
         arena.live -= 1
+        arena.live_bytes -= block_bytes(size)
         if not arena.is_orphan:
             self._send(arena.owner, ("free", arena_id, offset))
-        elif not arena.live:
+        else:
+            self.close_if_dead(arena_id)
+
+    def close_if_dead(self, arena_id: int) -> None:
+        """Close an orphan in which nothing lives."""
+        if not self._arenas[arena_id].live:
             self.close(arena_id)
 
     def close(self, arena_id: int) -> None:
@@ -74,7 +91,26 @@ class Arenas:
         """The process is gone: its arenas stay as long as something lives in them."""
         for arena_id, arena in list(self._arenas.items()):
             arena.readers.discard(process)
-            if arena.owner == process != DRIVER:
+            if arena.owner == process != DRIVER and not arena.is_on_disk:
                 arena.is_orphan = True
-                if not arena.live:
-                    self.close(arena_id)
+                self.close_if_dead(arena_id)
+
+    def owner(self, arena_id: int) -> int:
+        """Return the process that made the arena, which may be gone."""
+        return self._arenas[arena_id].owner
+
+    def live_bytes(self, *, owner: int | None = None) -> int:
+        """Return the bytes of memory that live values take, of one process or of all."""
+        arenas = (a for a in self._arenas.values() if not a.is_on_disk)
+        return sum(a.live_bytes for a in arenas if owner is None or a.owner == owner)
+
+    @property
+    def orphan_bytes(self) -> int:
+        """Bytes of memory that live values of processes that are gone take."""
+        arenas = self._arenas.values()
+        return sum(a.live_bytes for a in arenas if a.is_orphan and not a.is_on_disk)
+
+    @property
+    def disk_bytes(self) -> int:
+        """Bytes of live values that have been moved to files."""
+        return sum(a.live_bytes for a in self._arenas.values() if a.is_on_disk)
