@@ -5,6 +5,7 @@ The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 
 from .api import (
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_actor,
@@ -28,6 +29,8 @@ from .errors import (
     ObjectLostError,
     PlacementGroupRemovedError,
     SerializationError,
+    StoreFullError,
+    TaskCancelledError,
     TaskError,
     WorkerCrashedError,
 )
@@ -48,9 +51,12 @@ __all__ = [
     "PlacementGroup",
     "PlacementGroupRemovedError",
     "SerializationError",
+    "StoreFullError",
+    "TaskCancelledError",
     "TaskError",
     "WorkerCrashedError",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "get",
     "get_actor",

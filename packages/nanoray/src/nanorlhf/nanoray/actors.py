@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from .calls import Call, Calls, Worker
-from .errors import ActorDiedError
+from .errors import ActorDiedError, TaskCancelledError
 from .objects import Objects
 from .value import Value, error_value
 
@@ -107,6 +107,12 @@ class Actors:
                 call.retries_left = actor.creation.spec.task_retries
             actor.queues.setdefault(call.caller, deque()).append(call)
             self.pump(call.spec.actor)
+
+    def drop(self, call: Call) -> None:
+        """Take a method call that has not been sent out of its queue."""
+        actor = self._actors.get(call.spec.actor)
+        if actor is not None:
+            actor.queues[call.caller].remove(call)
 
     def again(self, call: Call) -> None:
         """Run a method call once more, before those its caller has waiting."""
@@ -206,7 +212,7 @@ class Actors:
     @staticmethod
     def _requeue(actor: _Actor, calls: list[Call]) -> None:
         for call in reversed(calls):
-            call.state = "waiting"
+            call.state, call.worker = "waiting", None
             actor.queues.setdefault(call.caller, deque()).appendleft(call)
 
     def _end_if_done(self, actor: _Actor) -> None:
@@ -216,6 +222,8 @@ class Actors:
 
 def _lost_call(call: Call, name: str, reason: str) -> Value:
     """Return the error of a call that was under way when its actor died, and is not retried."""
+    if call.is_cancelled:
+        return error_value(TaskCancelledError(f"{call.spec.name} was cancelled"))
     return error_value(
         ActorDiedError(
             f"{call.spec.name}: actor {name} {reason}; the actor restarts, but this call was under "

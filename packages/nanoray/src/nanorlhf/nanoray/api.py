@@ -13,12 +13,16 @@ from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
+_MIN_STORE_BYTES = 1 << 20
+
 
 def init(
     *,
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     preload: Sequence[str] = (),
     ignore_reinit_error: bool = False,
 ) -> None:
@@ -30,6 +34,10 @@ def init(
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
+        object_store_memory: Bytes of shared memory that values may take; None is 30 % of what this
+            process may use. When it is full, values that nobody looks at move to disk.
+        object_spilling_directory: Where they move to; None is /var/tmp, or the system's directory
+            for temporary files.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
         ignore_reinit_error: Do nothing when an engine is running already.
@@ -53,7 +61,14 @@ def init(
 
     atexit.register(shutdown)
     set_current(
-        start_local(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources, preload=preload)
+        start_local(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            object_store_memory=_checked_store(object_store_memory),
+            object_spilling_directory=object_spilling_directory,
+            preload=preload,
+        )
     )
 
 
@@ -123,6 +138,26 @@ def wait(
     ready = [ref for ref in refs if ref.id in done][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in refs if ref not in chosen]
+
+
+def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+    """End the call whose result ``ref`` is; ``get`` of it then raises TaskCancelledError.
+
+    A call that has not begun ends at once. In a task that runs, ``KeyboardInterrupt`` is raised:
+    in Python code, ``time.sleep`` and ``get`` at once, in C code when it returns; the task may
+    clean up, or return a result nevertheless. Of an actor's methods only coroutines are stopped
+    while they run. What is ready stays as it is.
+
+    Args:
+        ref: Any result of the call.
+        force: Kill the task's process instead of raising in it; it is not retried.
+        recursive: Cancel the calls too that the call has made and that have not ended.
+
+    Raises:
+        ValueError: ``force`` for a method of an actor; ``kill`` the actor.
+    """
+    (object_id,) = _ids([ref])
+    current().cancel(object_id, force=force, recursive=recursive)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
@@ -197,6 +232,14 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
+
+
+def _checked_store(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
+        raise ValueError(
+            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
+        )
+    return size
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -77,6 +77,14 @@ class Backend(Protocol):
         """Kill the actor's process; without ``no_restart`` its ``max_restarts`` count."""
         ...
 
+    def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
+        """End the call that owes the object; does nothing when it is ready.
+
+        Raises:
+            ValueError: ``force`` for a method of an actor.
+        """
+        ...
+
     def get_actor(self, name: str) -> ActorInfo:
         """Return the actor of that name, held once more."""
         ...

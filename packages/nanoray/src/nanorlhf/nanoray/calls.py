@@ -25,9 +25,15 @@ class Call:
     num_missing: int = 0
     """Arguments that are not ready."""
     state: Literal["waiting", "queued", "running"] = "waiting"
+    worker: "Worker | None" = None
+    """The process it was sent to."""
+    is_cancelled: bool = False
+    """It was told to end while it ran, so it is not run again."""
 
     def take_retry(self) -> bool:
         """Use one retry up; return False when none is left."""
+        if self.is_cancelled:
+            return False
         if self.retries_left > 0:
             self.retries_left -= 1
             return True
@@ -47,6 +53,8 @@ class Worker:
 
     id: int
     key: WorkerKey
+    name: str
+    """The actor, or the first task, it was forked for."""
     actor: int
     """The actor it is, or 0 for a process that runs tasks."""
     grant: int
@@ -55,6 +63,8 @@ class Worker:
     """Sent and not answered, in order."""
     codes: set[bytes] = field(default_factory=set)
     num_blocked: int = 0
+    is_serial: bool = True
+    """Whether it runs one call after the other, in the order they were sent."""
 
 
 class Calls:
@@ -72,6 +82,11 @@ class Calls:
         """Return the call, or None when it has ended."""
         return self._calls.get(call_id)
 
+    def owing(self, object_id: int) -> Call | None:
+        """Return the call that will make the object, or None when it is there or unknown."""
+        entry = self._objects.get(object_id)
+        return None if entry is None else self._calls.get(entry.call)
+
     def live(self) -> list[Call]:
         """Return every call that has not ended."""
         return list(self._calls.values())
@@ -86,7 +101,7 @@ class Calls:
     def add(self, caller: int, spec: Spec, *, on_ready: Callable[[Call], None]) -> Call:
         """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
         for object_id in spec.returns:
-            self._objects.create(object_id, caller)
+            self._objects.create(object_id, caller).call = spec.id
         if spec.kind == "new":
             self._objects.create(spec.actor, caller)  # never complete: it counts the handles
         pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
@@ -104,9 +119,7 @@ class Calls:
     def refuse(self, spec: Spec) -> None:
         """Give back what came with a call that is not accepted."""
         if spec.args_id and spec.args is not None:
-            value = Value(*spec.args)
-            self._arenas.retain(value)
-            self._arenas.release(value)
+            self.discard([(spec.args, ())])
 
     def argument_error(self, call: Call) -> Value | None:
         """Return the error of the first argument that failed."""
@@ -122,16 +135,15 @@ class Calls:
     def send(self, worker: Worker, call: Call) -> None:
         """Send a call whose arguments are ready, and before it whatever it needs."""
         spec = call.spec
-        call.state = "running"
+        call.state, call.worker = "running", worker
         worker.calls[spec.id] = call
         if spec.code and spec.code not in worker.codes:
             worker.codes.add(spec.code)
             self._send(worker.id, ("code", spec.code, self._codes[spec.code]))
         deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
-        if spec.args is not None:
-            self._arenas.ship(worker.id, Value(*spec.args))
+        args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, spec.args, spec.args_id, deps, spec.returns, spec.retry_on)
+        run = Run(*head, args, spec.args_id, deps, spec.returns, spec.retry_on)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
@@ -141,6 +153,13 @@ class Calls:
             self._arenas.retain(value)
             self._objects.complete(object_id, value, contains=held)
         self._forget(call)
+
+    def discard(self, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
+        """Give back the results of a call that has ended in another way."""
+        for raw, _ in results:
+            value = Value(*raw)
+            self._arenas.retain(value)
+            self._arenas.release(value)
 
     def fail(self, call: Call, error: Value) -> None:
         """End a call with an error in place of every result."""
@@ -165,6 +184,7 @@ class Calls:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
+        self._objects.touch(object_id)
         self._arenas.ship(worker.id, entry.value)
         return entry.value
 

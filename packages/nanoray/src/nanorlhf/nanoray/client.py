@@ -10,6 +10,7 @@ import weakref
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
+from .allowance import Allowance
 from .backend import ActorInfo, Context
 from .errors import GetTimeoutError, InfeasibleError
 from .messages import Kind, RawValue, Slot, Spec
@@ -65,7 +66,8 @@ class Client:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
         self._numbers = itertools.count((process << 40) + 1)
-        self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
+        self.allowance = Allowance(link, reader, self.next_id)
+        self.writer = Writer(self.allowance)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
         self.parent: Callable[[], int] = lambda: 0
         """Returns the call whose code runs here, 0 for none; a worker sets it."""
@@ -90,11 +92,14 @@ class Client:
                 f"get of {len(ids)} object(s) had no result after timeout={timeout} s; the work "
                 f"goes on: get again, or kill the actor"
             )
-        kind, payload = answer
-        if kind == "error":
-            raise self._reader.load(0, Value(*payload))
-        values = {object_id: Value(*raw) for object_id, raw in payload}
-        return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+        try:
+            kind, payload = answer
+            if kind == "error":
+                raise self._reader.load(0, Value(*payload))
+            values = {object_id: Value(*raw) for object_id, raw in payload}
+            return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+        finally:
+            self._reader.end_loan(answer)
 
     def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
         """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
@@ -185,6 +190,12 @@ class Client:
     def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
         self._link.post(("kill", actor_id, no_restart))
+
+    def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
+        """End the call that owes the object."""
+        refusal = self._ask_plain("revoke", object_id, force, recursive)
+        if refusal is not None:
+            raise ValueError(refusal)
 
     def get_actor(self, name: str) -> ActorInfo:
         """Return the live actor of that name."""
@@ -321,12 +332,6 @@ class Client:
     def _check_ours(self, ref: ObjectRef) -> None:
         if not ref.belongs_to(self.holds):
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
-
-    def _announce(self, arena_id: int, size: int, fd: int) -> None:
-        self._link.post(("arena", arena_id, size), fd=fd)
-
-    def _retire(self, arena_id: int) -> None:
-        self._link.post(("retire", arena_id))
 
 
 def driver_context() -> Context:

@@ -60,26 +60,43 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
+        store_bytes: Shared memory that values may take.
+        spill_directory: Where values go that are not used and have no room.
     """
 
-    def __init__(self, pool: Pool, *, holds: HoldLog, reader: Reader, preload: list[str]) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        holds: HoldLog,
+        reader: Reader,
+        preload: list[str],
+        store_bytes: int,
+        spill_directory: str,
+    ) -> None:
         self._lock = threading.Lock()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
-        self._free: Callable[[int, int], None] = lambda arena_id, offset: None
-        self._to_free: deque[tuple[int, int]] = deque()
+        self._take_back: Callable[[Message], None] = lambda message: None
+        self._to_take: deque[Message] = deque()
         self._questions: dict[int, _Question] = {}
         self._num_asked = 0
         self._is_over = False
         cpus = self._totals.get("CPU", 0) // 10_000
-        self.node = Node(pool, self, max_idle=max(1, cpus))
+        self.node = Node(
+            pool,
+            self,
+            max_idle=max(1, cpus),
+            store_bytes=store_bytes,
+            spill_directory=spill_directory,
+        )
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
-    def on_free(self, free: Callable[[int, int], None]) -> None:
-        """Set who takes back the driver's own blocks."""
-        self._free = free
+    def on_take_back(self, take_back: Callable[[Message], None]) -> None:
+        """Set who does what messages say about the driver's own memory."""
+        self._take_back = take_back
 
     # -- Link ----------------------------------------------------------------------------------
 
@@ -93,7 +110,7 @@ class Engine:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
             self._settle()
-        self._free_blocks()
+        self._take_back_memory()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Ask the node and wait for its answer."""
@@ -106,6 +123,7 @@ class Engine:
             self._take_holds()
             self.node.handle(DRIVER, (verb, req, *fields))
             self._settle()
+        self._take_back_memory()
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
@@ -129,6 +147,7 @@ class Engine:
             self.node.break_down("the engine was shut down while this was waiting")
             self._hub.stop()
         self._thread.join()
+        self._reader.close()
         self._hub.close()
 
     # -- Rim -----------------------------------------------------------------------------------
@@ -140,6 +159,10 @@ class Engine:
     def kill(self, worker: int) -> None:
         """Kill a process."""
         self._hub.kill(worker)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._hub.interrupt(worker, call_id)
 
     def send(self, process: int, message: Message) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
@@ -153,7 +176,7 @@ class Engine:
         elif message[0] == "forget":
             self._reader.forget(message[1])
         else:
-            self._to_free.append((message[1], message[2]))
+            self._to_take.append(message)
 
     def answer(self, req: int, payload: Answer) -> None:
         """Wake the driver thread that asked."""
@@ -195,7 +218,7 @@ class Engine:
                 self._hub.serve(events)
                 self._take_holds()
                 self._settle()
-            self._free_blocks()
+            self._take_back_memory()
 
     # -- plumbing ------------------------------------------------------------------------------
 
@@ -217,10 +240,10 @@ class Engine:
         self.node.settle()
         self._hub.flush()
 
-    def _free_blocks(self) -> None:
-        """Free the driver's own dead blocks, without the lock: the store may call back."""
-        if not self._to_free:
+    def _take_back_memory(self) -> None:
+        """Take back the driver's own memory, without the lock: the store may call back."""
+        if not self._to_take:
             return
         with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
-                self._free(*self._to_free.popleft())
+                self._take_back(self._to_take.popleft())

@@ -121,6 +121,11 @@ class Hub:
         self._zygote.queue(("kill", worker))
         self._dirty.add(_ZYGOTE)
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have the zygote tell a process that a call is cancelled; no harm when it is gone."""
+        self._zygote.queue(("interrupt", worker, call_id))
+        self._dirty.add(_ZYGOTE)
+
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
         self._add(process, link)

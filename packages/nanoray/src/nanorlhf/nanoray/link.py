@@ -6,6 +6,7 @@ call two switches of threads.
 
 import contextlib
 import os
+import select
 import sys
 import threading
 import time
@@ -14,6 +15,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from .connection import Connection
+from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
 from .store import Reader
@@ -26,8 +28,15 @@ T = TypeVar("T")
 class WorkerLink:
     """The socket to the engine, shared by all threads of the process."""
 
-    def __init__(self, connection: Connection, holds: HoldLog, reader: Reader) -> None:
+    def __init__(
+        self, connection: Connection, holds: HoldLog, reader: Reader, interrupts: Interrupts
+    ) -> None:
         self._connection, self._holds, self._reader = connection, holds, reader
+        self._interrupts = interrupts
+        self._either = select.poll()
+        """Messages, or calls that are cancelled."""
+        for file in (connection.fileno(), interrupts.fd):
+            self._either.register(file, select.POLLIN)
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
@@ -36,7 +45,10 @@ class WorkerLink:
         self._asked: set[int] = set()
         self._num_asked = 0
         self.codes: dict[bytes, bytes] = {}
-        self.free: Callable[[int, int], None] = lambda arena_id, offset: None
+        self.take_back: Callable[[Message], None] = lambda message: None
+        """Does what a message says about this process's own memory."""
+        self.refuse: Callable[[Answer], None] = lambda answer: None
+        """Gives back what came with an answer nobody waits for."""
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
@@ -55,13 +67,22 @@ class WorkerLink:
             self._asked.add(req)
         self.post((verb, req, *fields))
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
-        if answer is None:
-            with self._state:
-                self._asked.discard(req)
-                self._replies.pop(req, None)
-            self.post(("cancel", req))
+        answer = None
+        try:
+            answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
+        finally:
+            if answer is None:  # out of time, or cancelled
+                self._give_up(req)
         return answer
+
+    def _give_up(self, req: int) -> None:
+        """Do not wait for an answer any more; it may be here, or on its way."""
+        with self._state:
+            self._asked.discard(req)
+            late = self._replies.pop(req, None)
+        self.post(("cancel", req))
+        if late is not None:
+            self.refuse(late)
 
     def next_run(self) -> Run:
         """Return the next call, when it comes."""
@@ -90,6 +111,7 @@ class WorkerLink:
                     self._state.wait(left)
                 else:
                     self._read(left)
+                self._interrupts.check()
 
     def _read(self, timeout_s: float | None) -> None:
         """Read once for everybody, without the lock."""
@@ -97,7 +119,7 @@ class WorkerLink:
         self._state.release()
         messages: list[Message] = []
         try:
-            messages = self._connection.receive(timeout_s)
+            messages = self._receive(timeout_s)
         except EOFError:
             leave()
         finally:
@@ -107,6 +129,15 @@ class WorkerLink:
                 self._take(message)
             self._state.notify_all()
 
+    def _receive(self, timeout_s: float | None) -> list[Message]:
+        """Return the messages of one read; none when a call is cancelled meanwhile."""
+        if not self._interrupts.running:
+            return self._connection.receive(timeout_s)
+        ready = dict(self._either.poll(None if timeout_s is None else timeout_s * 1000))
+        if self._interrupts.fd in ready:
+            self._interrupts.take()
+        return self._connection.receive() if self._connection.fileno() in ready else []
+
     def _take(self, message: Message) -> None:
         verb, *fields = message
         if verb == "run":
@@ -115,6 +146,8 @@ class WorkerLink:
             if fields[0] in self._asked:
                 self._asked.discard(fields[0])
                 self._replies[fields[0]] = fields[1]
+            else:
+                self.refuse(fields[1])
         elif verb == "code":
             self.codes[fields[0]] = fields[1]
         elif verb == "arena":
@@ -123,8 +156,8 @@ class WorkerLink:
             os.close(fd)
         elif verb == "forget":
             self._reader.forget(fields[0])
-        elif verb == "free":
-            self.free(fields[0], fields[1])
+        elif verb in ("free", "trim"):
+            self.take_back(message)
         else:
             assert verb == "exit", f"unknown message {verb!r}"
             leave()

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from .client import Client, driver_context
 from .engine import Engine
+from .memory import default_store_bytes
 from .messages import DRIVER
 from .refs import HoldLog
 from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
+from .spill import spill_directory
 from .store import Reader
 
 _MIN_TASK_PROCESSES = 32
@@ -18,12 +20,15 @@ def start_local(
     num_cpus: float | None,
     num_gpus: int | None,
     resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    object_spilling_directory: str | None,
     preload: Sequence[str],
 ) -> Client:
     """Return the driver's client of a new local engine.
 
     Raises:
-        ValueError: More GPUs are asked for than this process may use.
+        ValueError: More GPUs are asked for than this process may use, or there is no such
+            directory.
     """
     gpus = inherited_gpus(os.environ)
     if num_gpus is not None and num_gpus > len(gpus):
@@ -41,7 +46,14 @@ def start_local(
     holds = HoldLog()
     reader = Reader(holds)
     totals = dict(pool.totals)
-    engine = Engine(pool, holds=holds, reader=reader, preload=list(preload))
+    engine = Engine(
+        pool,
+        holds=holds,
+        reader=reader,
+        preload=list(preload),
+        store_bytes=default_store_bytes() if object_store_memory is None else object_store_memory,
+        spill_directory=spill_directory(object_spilling_directory),
+    )
     client = Client(
         engine,
         process=DRIVER,
@@ -50,5 +62,5 @@ def start_local(
         totals=totals,
         context=driver_context(),
     )
-    engine.on_free(client.writer.free)
+    engine.on_take_back(client.writer.take)
     return client

@@ -16,7 +16,7 @@ To the engine::
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
-    stop    req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
@@ -24,6 +24,10 @@ To the engine::
     ungroup group_id
     arena   arena_id, size  (+ fd)          a new arena of the sender
     retire  arena_id
+    room    req, size, missing, stage -> ("plain", ("grant", size) | ("spill", dir, [(id, block)]))
+    spare   size                            room it was granted and does not need
+    spilled req, arena_id, [(id, offset, checksum)] -> ("plain", None)  an arena that is a file
+    unspilled reason
 
 To a worker::
 
@@ -34,15 +38,14 @@ To a worker::
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
+    trim                                    give back what is kept and not used
     exit
 
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)                              to the zygote
-    signal  worker_id, signal number
-    stop    worker_id, call_id                             cancel what it runs
-    end
+    fork    worker_id  (+ fd)   kill worker_id   stop      to the zygote
+    interrupt worker_id, call_id                           to the zygote, to cancel a call
     exited  worker_id, status                              from the zygote
 """
 

@@ -13,6 +13,7 @@ from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
 from .resources import Demand, Pool, readable
+from .room import Place, Room, Stage
 from .scheduler import Scheduler
 from .supervisor import Supervisor
 from .value import Value, error_value, inline, pickled
@@ -33,6 +34,10 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
+        ...
+
     def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
         ...
@@ -49,7 +54,9 @@ class Rim(Protocol):
 class Node:
     """One machine's tables: objects, calls, actors, resources and who waits for what."""
 
-    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int) -> None:
+    def __init__(
+        self, pool: Pool, rim: Rim, *, max_idle: int, store_bytes: int, spill_directory: str
+    ) -> None:
         self._rim, self._totals = rim, dict(pool.totals)
         self.objects = Objects()
         self.arenas = Arenas(rim.send, rim.close_arena)
@@ -62,6 +69,16 @@ class Node:
             self._answer,
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
+        )
+        self.room = Room(
+            store_bytes,
+            spill_directory,
+            objects=self.objects,
+            arenas=self.arenas,
+            in_use=self.supervisor.in_use,
+            name_of=self.supervisor.name_of,
+            send=rim.send,
+            answer=self._answer,
         )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
@@ -80,7 +97,12 @@ class Node:
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "room": self._on_room,
+            "spare": self._on_spare,
+            "spilled": self._on_spilled,
+            "revoke": self._on_revoke,
             "ungroup": self._on_ungroup,
+            "unspilled": self._on_unspilled,
             "wait": self._on_wait,
         }
 
@@ -101,6 +123,7 @@ class Node:
                     self.arenas.release(dead.value)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
+        self.room.settle()
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
@@ -108,12 +131,14 @@ class Node:
         self._waits.drop_process(worker)
         self.supervisor.exited(worker, status)
         self.arenas.drop_process(worker)
+        self.room.drop_process(worker)
 
     def break_down(self, reason: str) -> None:
         """Fail everything under way and to come: the engine has lost its processes."""
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
         self._waits.fail_all(tuple(error))
+        self.room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -135,6 +160,7 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self.room.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
         del process
@@ -179,6 +205,13 @@ class Node:
         else:
             self.supervisor.actors.interrupt(actor_id, "was killed by kill()")
 
+    def _on_revoke(
+        self, process: int, req: int, object_id: int, is_forced: bool, is_recursive: bool
+    ) -> None:
+        cancel = self.supervisor.cancels.cancel
+        refusal = cancel(object_id, is_forced=is_forced, is_recursive=is_recursive)
+        self._answer((process, req), ("plain", refusal))
+
     def _on_group(
         self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
     ) -> None:
@@ -204,6 +237,19 @@ class Node:
         del process
         self.arenas.close(arena_id)
 
+    def _on_room(self, process: int, req: int, size: int, missing: int, stage: Stage) -> None:
+        self.room.ask((process, req), size, missing, stage)
+
+    def _on_spare(self, process: int, size: int) -> None:
+        self.room.give_back(process, size)
+
+    def _on_spilled(self, process: int, req: int, arena_id: int, places: list[Place]) -> None:
+        self.room.spilled(process, arena_id, places)
+        self._answer((process, req), ("plain", None))
+
+    def _on_unspilled(self, process: int, reason: str) -> None:
+        self.room.not_spilled(process, reason)
+
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
         amounts = self.scheduler.available() if is_available else self._totals
         self._answer((process, req), ("plain", readable(amounts.items())))
@@ -216,11 +262,18 @@ class Node:
 
     # -- answers -----------------------------------------------------------------------------
 
+    def _lend(self, process: int, object_id: int, value: Value) -> None:
+        """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
+        if value.block is not None:
+            self.arenas.ship(process, value)
+            self.objects.hold(process, -object_id, 1)
+            self.objects.touch(object_id)
+
     def _answer(self, asker: Asker, payload: Answer) -> None:
         process, req = asker
         if payload[0] == "values":
-            for _, value in payload[1]:
-                self.arenas.ship(process, value)
+            for object_id, value in payload[1]:
+                self._lend(process, object_id, value)
             payload = ("values", [(object_id, tuple(value)) for object_id, value in payload[1]])
         elif payload[0] == "error":
             payload = ("error", tuple(payload[1]))

@@ -39,7 +39,7 @@ class Listed(NamedTuple):
 class Entry:
     """One object, ready or not."""
 
-    __slots__ = ("contains", "count", "is_error", "value", "views", "watchers")
+    __slots__ = ("call", "contains", "count", "is_error", "value", "views", "watchers")
 
     def __init__(self) -> None:
         self.value: Value | None = None
@@ -48,6 +48,8 @@ class Entry:
         self.count = 0
         self.views = 0
         """Processes that may look at the bytes where they are."""
+        self.call = 0
+        """The call that makes it; 0 for none."""
         self.watchers: list[Watcher] = []
 
 

@@ -23,8 +23,8 @@ from .objects import Entry, Objects
 from .value import Value, error_value
 from .waits import Answer, Asker
 
-Stage = Literal["wait", "spill", "fail"]
-"""How far an asker has come: it waits for room, will make room, or has waited long enough."""
+Stage = Literal["first", "wait", "spill", "fail"]
+"""How far an asker has come: it just asks, waits, would make room, or has waited long enough."""
 
 Place = tuple[int, int, int]
 """Where a spilled object lies in its file: the object, the offset and the checksum."""
@@ -95,7 +95,8 @@ class Room:
             self.settle()
             if asker not in self._waiting:
                 return
-            self._ask_back()
+            if not self._ask_back(asker[0]) and stage == "first":
+                stage = "spill"
         victims = self._victims() if stage == "spill" and size <= self._capacity else []
         if victims:
             self._order_spill(asker, victims)
@@ -163,7 +164,8 @@ class Room:
         """Return why a value does not fit, and who holds what."""
         used, spilled = self._arenas.live_bytes(), self._arenas.disk_bytes
         text = (
-            f"a value of {_mb(size)} does not fit into object_store_memory={self._capacity}: "
+            f"a value of {_mb(size)} {'can never' if size > self._capacity else 'does not'} fit "
+            f"into object_store_memory={self._capacity}: "
             f"{_mb(used)} used, {_mb(self._granted.total() + self._arenas.orphan_bytes - used)} "
             f"kept by processes for what they write next, {_mb(spilled)} spilled to "
             f"{self._directory}"
@@ -175,11 +177,16 @@ class Room:
             text += f". Most is held by: {holders}"
         return f"{text}. Drop refs and views, store smaller values or raise object_store_memory"
 
-    def _ask_back(self) -> None:
-        """Ask processes for what they keep and do not use."""
-        for process, granted in self._granted.items():
-            if granted > self._arenas.live_bytes(owner=process):
-                self._send(process, ("trim",))
+    def _ask_back(self, asker: int) -> bool:
+        """Ask all but the asker for what they keep and do not use; return whether any has some."""
+        rich = [
+            process
+            for process, granted in self._granted.items()
+            if process != asker and granted > self._arenas.live_bytes(owner=process)
+        ]
+        for process in rich:
+            self._send(process, ("trim",))
+        return bool(rich)
 
     def _victims(self) -> list[tuple[int, tuple[int, int, int]]]:
         """Return what to move to disk for all who wait, or nothing if it would not help."""
@@ -198,7 +205,7 @@ class Room:
 
     def _order_spill(self, asker: Asker, victims: list[tuple[int, tuple[int, int, int]]]) -> None:
         del self._waiting[asker]
-        for object_id, block in victims:
+        for object_id, _ in victims:
             self._spilling[object_id] = asker[0]
             entry = self._objects.get(object_id)
             assert entry is not None, "victims exist"

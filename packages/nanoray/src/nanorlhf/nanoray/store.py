@@ -23,7 +23,7 @@ from .blocks import PAGE, Blocks, block_bytes, round_up
 from .refs import HoldLog, UserValue
 from .spill import check_spill
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
-from .waits import Answer
+from .wire import Message
 
 _ARENA_BYTES = 64 << 20
 _KEEP_BYTES = 256 << 20  # or as much as the largest value: who publishes weights does so again
@@ -56,6 +56,8 @@ class Link(Protocol):
 
     def more(self, size: int, missing: int) -> int:
         """Return how much more may be written, ``missing`` at least, for a value of ``size``.
+
+        Or return 0: look again.
 
         Raises:
             StoreFullError: There is no room, and none came in time.
@@ -99,6 +101,13 @@ class Writer:
             target[start : start + length] = np.frombuffer(source, np.uint8)
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
+    def take(self, message: Message) -> None:
+        """Do what a message of the engine says: free a block, or trim."""
+        if message[0] == "free":
+            self.free(message[1], message[2])
+        else:
+            self.trim()
+
     def free(self, arena_id: int, offset: int) -> None:
         """Take a block back; nobody reads it any more."""
         with self._lock:
@@ -140,10 +149,19 @@ class Writer:
                 offset = arena.blocks.take(size)
                 if offset is not None:
                     return Block(arena_id, offset, size)
-        # Announced before anyone else can see it, and without the lock: the engine takes its own.
+        try:
+            return self._take_new(size)
+        except BaseException:
+            with self._lock:
+                self._used -= block_bytes(size)
+            raise
+
+    def _take_new(self, size: int) -> Block:
+        """Return a block of a new arena."""
         arena_id, arena = self._link.next_id(), _Arena(max(_ARENA_BYTES, block_bytes(size)))
         offset = arena.blocks.take(size)
         assert offset is not None, "a new arena holds the block it was made for"
+        # Announced before anyone else can see it, and without the lock: the engine takes its own.
         self._link.announce(arena_id, arena.size, arena.fd)
         with self._lock:
             self._largest = max(self._largest, arena.size)
@@ -234,7 +252,7 @@ class Reader:
         buffers = [view if is_cow else view.toreadonly() for view, is_cow in pairs]
         return pickle.loads(stream, buffers=buffers)
 
-    def end_loan(self, answer: Answer) -> None:
+    def end_loan(self, answer: tuple[Any, ...]) -> None:
         """Note that the values of an answer have been loaded, or never will be.
 
         The engine lends the views: it keeps each value of an answer where it is until then.

@@ -13,8 +13,9 @@ from typing import Any, Protocol
 from .actors import Actors
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
+from .cancels import Cancels, cancelled
 from .errors import PlacementGroupRemovedError, WorkerCrashedError
-from .messages import RawValue, Spec
+from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
@@ -37,6 +38,10 @@ class Processes(Protocol):
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
         ...
 
     def send(self, process: int, message: Message) -> None:
@@ -72,6 +77,13 @@ class Supervisor:
             kill=processes.kill,
             end=lambda worker: processes.send(worker, ("exit",)),
             withdraw=scheduler.withdraw,
+        )
+        self.cancels = Cancels(
+            self.calls,
+            self.actors,
+            withdraw=scheduler.withdraw,
+            kill=processes.kill,
+            interrupt=processes.interrupt,
         )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
@@ -114,7 +126,8 @@ class Supervisor:
         worker = self._workers.get(process)
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
-            return  # its actor was buried while this was on its way
+            self.calls.discard(results)
+            return  # its actor was buried, or it was cancelled, while this was on its way
         if error is not None:
             self.calls.fail(call, Value(*error))
         elif call.spec.kind == "new":
@@ -190,6 +203,18 @@ class Supervisor:
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
 
+    def in_use(self) -> set[int]:
+        """Return the objects that calls under way were given."""
+        calls = [call for worker in self._workers.values() for call in worker.calls.values()]
+        return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
+
+    def name_of(self, process: int) -> str:
+        """Return how to call a process in a message to people."""
+        worker = self._workers.get(process)
+        if worker is None:
+            return "the driver" if process == DRIVER else "processes that have ended"
+        return f"{'actor' if worker.actor else 'a process of task'} {worker.name}"
+
     def describe_pending(self, object_ids: set[int]) -> list[str]:
         """Return, for each call that owes one of the objects, its name and what it waits for."""
         free = readable(self._scheduler.available().items())
@@ -234,7 +259,7 @@ class Supervisor:
         if error is not None:
             self._abandon(call, error)
             return
-        call.state = "queued"
+        call.state, call.worker = "queued", None
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
@@ -252,6 +277,9 @@ class Supervisor:
         if call.take_retry():
             self._enqueue(call)
             return
+        if call.is_cancelled:
+            self._abandon(call, cancelled(call))
+            return
         tries = f" ({spec.retries + 1} times)" if spec.retries else ""
         crash = WorkerCrashedError(f"task {spec.name} crashed: its process {reason}{tries}")
         self._abandon(call, error_value(crash))
@@ -265,7 +293,7 @@ class Supervisor:
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
         self._num_forked += 1
-        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id)
+        worker = Worker(self._num_forked, key, call.spec.name, call.spec.actor, call.spec.id)
         self._workers[worker.id] = worker
         env = dict(key.env)
         if key.gpu_ids:

@@ -13,10 +13,12 @@ import traceback
 from types import TracebackType
 from typing import Any
 
+from . import interrupts
 from .backend import Context
 from .client import Client
 from .connection import Connection
-from .errors import task_error
+from .errors import TaskCancelledError, task_error
+from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import Run, Slot
 from .refs import HoldLog, UserValue
@@ -25,12 +27,19 @@ from .store import Reader
 from .value import Value, error_value, pickled
 from .wire import Message
 
+_FILES = (__file__, interrupts.__file__)
+
 
 class Worker:
     """Runs tasks, or is one actor."""
 
-    def __init__(self, link: WorkerLink, client: Client, reader: Reader) -> None:
+    def __init__(
+        self, link: WorkerLink, client: Client, reader: Reader, interrupts: Interrupts
+    ) -> None:
         self._link, self._client, self._reader = link, client, reader
+        self._interrupts = interrupts
+        self._current = 0
+        client.parent = lambda: self._current
         self._codes: dict[bytes, Any] = {}
         self._actor: Any = None
 
@@ -46,7 +55,9 @@ class Worker:
 
     def _answer(self, run: Run) -> None:
         """Run one call and send what became of it."""
+        self._current = run.id
         try:
+            self._check_wanted(run)
             value = self._call(run)
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
@@ -54,6 +65,11 @@ class Worker:
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
             self._link.post(("done", run.id, results, None))
+        self._interrupts.cancelled.discard(run.id)
+
+    def _check_wanted(self, run: Run) -> None:
+        if run.id in self._interrupts.cancelled:
+            raise Cancelled
 
     def _results(self, run: Run, value: UserValue) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
         if run.kind == "new":
@@ -70,7 +86,10 @@ class Worker:
         args, kwargs = self._arguments(run)
         if run.kind == "method":
             return getattr(self._actor, run.method)(*args, **kwargs)
-        return self._code(run.code)(*args, **kwargs)
+        code = self._code(run.code)
+        if run.kind == "new":
+            return code(*args, **kwargs)
+        return self._interrupts.run(run.id, code, args, kwargs)
 
     def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
         if run.args is None:
@@ -106,6 +125,10 @@ class Worker:
 
     def _report(self, run: Run, error: BaseException) -> None:
         """Send the error with the traceback of user code."""
+        if run.id in self._interrupts.cancelled and run.kind != "new":
+            cancelled = TaskCancelledError(f"{run.name} was cancelled")
+            self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
+            return
         is_retried = False
         try:
             is_retried = self._is_retried(run, error)
@@ -128,8 +151,9 @@ class Worker:
         return isinstance(error, kinds)
 
 
-def main(sock: socket.socket, worker_id: int) -> None:
+def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     """Be a worker; returns never."""
+    orders = Interrupts(interrupts_fd)
     connection = Connection(sock)
     messages: list[Message] = []
     while not messages:
@@ -139,7 +163,7 @@ def main(sock: socket.socket, worker_id: int) -> None:
     _adopt_environment(setup)
     holds = HoldLog()
     reader = Reader(holds)
-    link = WorkerLink(connection, holds, reader)
+    link = WorkerLink(connection, holds, reader, orders)
     context = Context(
         is_driver=False,
         actor_id=setup["actor"] or None,
@@ -154,10 +178,10 @@ def main(sock: socket.socket, worker_id: int) -> None:
         totals=setup["totals"],
         context=context,
     )
-    link.free = client.writer.free
+    link.take_back, link.refuse = client.writer.take, client.allowance.refuse
     set_current(client)
     link.take_all(messages[1:])
-    Worker(link, client, reader).serve()
+    Worker(link, client, reader, orders).serve()
 
 
 def _adopt_environment(setup: dict[str, Any]) -> None:
@@ -175,9 +199,9 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
 
 
 def _user_frames(error: BaseException) -> TracebackType | None:
-    """Return the traceback without the frames of this file."""
+    """Return the traceback without the frames that lead to user code."""
     frames = error.__traceback__
     inside = frames
-    while inside is not None and inside.tb_frame.f_code.co_filename == __file__:
+    while inside is not None and inside.tb_frame.f_code.co_filename in _FILES:
         inside = inside.tb_next
     return inside or frames
