@@ -6,6 +6,7 @@ import signal
 import subprocess
 import time
 
+import cloudpickle
 import pytest
 
 import nanorlhf.nanoray as nanoray
@@ -25,6 +26,14 @@ def limit():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value(request):
+    """Send what a test file defines by value: pytest alone can import these files."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(scope="session", autouse=True)

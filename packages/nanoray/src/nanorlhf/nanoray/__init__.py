@@ -9,6 +9,7 @@ from .api import (
     cluster_resources,
     get,
     get_actor,
+    get_gpu_ids,
     get_runtime_context,
     init,
     is_initialized,
@@ -34,9 +35,10 @@ from .errors import (
     TaskError,
     WorkerCrashedError,
 )
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .refs import ObjectRef
-from .remote import ActorHandle, remote
+from .remote import ActorHandle, method, remote
 
 __all__ = [
     "ActorDiedError",
@@ -48,6 +50,7 @@ __all__ = [
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
     "SerializationError",
@@ -60,10 +63,12 @@ __all__ = [
     "cluster_resources",
     "get",
     "get_actor",
+    "get_gpu_ids",
     "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
+    "method",
     "placement_group",
     "put",
     "remote",

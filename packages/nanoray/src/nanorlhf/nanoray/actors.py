@@ -17,10 +17,11 @@ from dataclasses import dataclass, field
 
 from .calls import Call, Calls, Worker
 from .errors import ActorDiedError, TaskCancelledError
+from .messages import Method
 from .objects import Objects
 from .value import Value, error_value
 
-ActorFields = tuple[int, str, tuple[str, ...]]
+ActorFields = tuple[int, str, tuple[Method, ...]]
 """Id, class name and methods: the fields of an ``ActorInfo``."""
 
 

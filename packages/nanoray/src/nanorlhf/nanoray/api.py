@@ -4,6 +4,7 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .backend import Context
 from .errors import NanoRayError
@@ -24,6 +25,8 @@ def init(
     object_store_memory: int | None = None,
     object_spilling_directory: str | None = None,
     preload: Sequence[str] = (),
+    runtime_env: Mapping[str, Any] | None = None,
+    log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start an engine on this machine; it ends with ``shutdown()`` or with this process.
@@ -40,6 +43,10 @@ def init(
             for temporary files.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
+        runtime_env: What all calls find around them, ``{"env_vars": {"SEED": "1"}, "working_dir":
+            "run", "py_paths": ["lib"]}``; calls may change it in parts by an option of this name.
+        log_to_driver: Show what tasks and actors print, marked with their name and process id.
+            Lines that several processes say alike, but for numbers, are shown once and counted.
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
@@ -68,6 +75,8 @@ def init(
             object_store_memory=_checked_store(object_store_memory),
             object_spilling_directory=object_spilling_directory,
             preload=preload,
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
         )
     )
 
@@ -208,6 +217,15 @@ def remove_placement_group(group: PlacementGroup) -> None:
 def cluster_resources() -> dict[str, float]:
     """Return all resources that exist."""
     return current().resources(available=False)
+
+
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the ids of the GPUs given to this process; numbers, unless they are UUIDs.
+
+    They are what CUDA_VISIBLE_DEVICES holds: the first of them is "cuda:0" here.
+    """
+    ids = list(current().context().gpu_ids)
+    return [int(name) for name in ids] if all(name.isdecimal() for name in ids) else ids
 
 
 def available_resources() -> dict[str, float]:

@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .arenas import Arenas, Send
 from .errors import ObjectLostError
@@ -43,7 +43,7 @@ class Call:
 class WorkerKey(NamedTuple):
     """Processes with equal keys may run each other's tasks."""
 
-    env: tuple[tuple[str, str], ...]
+    env: tuple[Any, ...]
     gpu_ids: tuple[str, ...]
 
 
@@ -53,18 +53,25 @@ class Worker:
 
     id: int
     key: WorkerKey
-    name: str
-    """The actor, or the first task, it was forked for."""
     actor: int
     """The actor it is, or 0 for a process that runs tasks."""
     grant: int
     """The call whose resources it uses now; 0 for none."""
+    name: str
+    """The actor's class, or the first task it ran."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
     codes: set[bytes] = field(default_factory=set)
     num_blocked: int = 0
     is_serial: bool = True
     """Whether it runs one call after the other, in the order they were sent."""
+
+    @property
+    def label(self) -> str:
+        """What it is, or runs now, as its output is marked."""
+        running = next(iter(self.calls.values()), None)
+        name = self.name if self.actor or running is None else running.spec.name
+        return name.removesuffix("()").rpartition("<locals>.")[2]
 
 
 class Calls:
@@ -143,7 +150,8 @@ class Calls:
         deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
         args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, args, spec.args_id, deps, spec.returns, spec.retry_on)
+        ends = (deps, spec.returns, spec.retry_on, spec.stream)
+        run = Run(*head, args, spec.args_id, *ends)
         self._send(worker.id, ("run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:

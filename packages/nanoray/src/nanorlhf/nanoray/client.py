@@ -8,17 +8,22 @@ import hashlib
 import itertools
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
 from typing import Any, Protocol
 
 from .allowance import Allowance
 from .backend import ActorInfo, Context
+from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
+from .futures import Futures
 from .messages import Kind, RawValue, Slot, Spec
-from .options import CallOptions, Options
+from .options import CallOptions, Options, num_refs
 from .placement import Strategy, check_strategy, why_infeasible
 from .refs import HoldLog, ObjectRef, UserValue
-from .remote import method_names
+from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, shortage
+from .session import call_id
 from .store import Reader, Writer
 from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
@@ -36,8 +41,20 @@ class Link(Protocol):
         """Send a question and return its answer, or None (and cancel it) after ``timeout_s``."""
         ...
 
+    def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
+        """Send a question and go on; ``next_late`` hands out the call of ``then``."""
+        ...
+
+    def forget(self, req: int) -> None:
+        """Give a late question up: ``then`` gets None, unless the answer was faster."""
+        ...
+
+    def next_late(self) -> Callable[[], None]:
+        """Wait for the next late answer; return what is to be done about it."""
+        ...
+
     def close(self) -> None:
-        """Leave the engine; in the driver, end it."""
+        """Leave the engine, all questions answered; in the driver, end it."""
         ...
 
 
@@ -51,6 +68,7 @@ class Client:
         reader: Maps what others wrote.
         totals: The node's resources, to refuse at once what can never run.
         context: Where this process's code runs.
+        environment: What calls of this process inherit.
     """
 
     def __init__(
@@ -62,15 +80,16 @@ class Client:
         reader: Reader,
         totals: Mapping[str, int],
         context: Context,
+        environment: Environment,
     ) -> None:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
+        self._environment = environment
         self._numbers = itertools.count((process << 40) + 1)
         self.allowance = Allowance(link, reader, self.next_id)
         self.writer = Writer(self.allowance)
+        self.futures = Futures(link, holds, refuse=self.allowance.refuse)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
-        self.parent: Callable[[], int] = lambda: 0
-        """Returns the call whose code runs here, 0 for none; a worker sets it."""
 
     def next_id(self) -> int:
         """Return a number that no process of this engine has used."""
@@ -92,14 +111,28 @@ class Client:
                 f"get of {len(ids)} object(s) had no result after timeout={timeout} s; the work "
                 f"goes on: get again, or kill the actor"
             )
-        try:
-            kind, payload = answer
-            if kind == "error":
-                raise self._reader.load(0, Value(*payload))
-            values = {object_id: Value(*raw) for object_id, raw in payload}
-            return [self._reader.load(object_id, values[object_id]) for object_id in ids]
-        finally:
-            self._reader.end_loan(answer)
+        return self._load_values(ids, answer)
+
+    def future(self, object_id: int) -> "Future[Any]":
+        """Return a future of the value."""
+        ids = [object_id]
+        return self.futures.ask(
+            "get", ids, held=object_id, load=lambda answer: self._load_values(ids, answer)[0]
+        )
+
+    def next_item(self, stream_id: int, index: int, *, timeout: float | None) -> int | None:
+        """Return the id of a stream's item, or None at its end."""
+        answer = self._link.ask("next", stream_id, index, timeout_s=timeout)
+        if answer is None:
+            raise GetTimeoutError(
+                f"item {index} of a generator had not come after timeout={timeout} s; the work "
+                f"goes on: ask again, or drop the generator"
+            )
+        return self._load_plain(answer)  # type: ignore[no-any-return]
+
+    def next_item_future(self, stream_id: int, index: int) -> "Future[int | None]":
+        """Return a future of the id of a stream's item."""
+        return self.futures.ask("next", stream_id, index, held=stream_id, load=self._load_plain)
 
     def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
         """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
@@ -117,7 +150,7 @@ class Client:
     ) -> list[int]:
         """Start a task; return the ids of its results."""
         name = options.name or getattr(code, "__qualname__", repr(code))
-        returns = tuple(self.next_id() for _ in range(options.num_returns))
+        returns = self._new_ids(options.num_returns)
         self._call(
             "task",
             f"{name}()",
@@ -125,6 +158,7 @@ class Client:
             kwargs,
             code=self._code_id(code),
             returns=returns,
+            stream=_stream(options),
             retries=options.max_retries,
             retry_on=_retry_on(options.retry_exceptions),
             **self._place(options, f"{name}()", default_cpus=1),
@@ -137,7 +171,7 @@ class Client:
         """Start an actor."""
         assert isinstance(code, type), "actors are made of classes"
         place = self._place(options, code.__name__, default_cpus=0)
-        info = ActorInfo(self.next_id(), code.__name__, method_names(code))
+        info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
         spec = self._spec(
             "new",
             code.__name__,
@@ -150,6 +184,7 @@ class Client:
             label=options.name or "",
             methods=info.methods,
             is_detached=options.lifetime == "detached",
+            max_concurrency=options.max_concurrency or _default_concurrency(code),
             **place,
         )
         if options.name is None:
@@ -173,7 +208,7 @@ class Client:
         options: CallOptions,
     ) -> list[int]:
         """Call a method of an actor."""
-        returns = tuple(self.next_id() for _ in range(options.num_returns))
+        returns = self._new_ids(options.num_returns)
         self._call(
             "method",
             f"{actor.class_name}.{method}()",
@@ -184,6 +219,7 @@ class Client:
             returns=returns,
             retries=options.max_task_retries,
             retry_on=_retry_on(options.retry_exceptions),
+            stream=_stream(options),
         )
         return list(returns)
 
@@ -230,12 +266,13 @@ class Client:
         return amounts
 
     def context(self) -> Context:
-        """Return where this process's code runs."""
-        return self._context
+        """Return where the calling code runs."""
+        return replace(self._context, task_id=call_id.get() or None)
 
     def shutdown(self) -> None:
         """Leave the engine."""
         self._link.close()
+        self.futures.close()
         self.writer.close()
 
     def _call(
@@ -259,7 +296,7 @@ class Client:
             args_id=args_id,
             deps=deps,
             held=held,
-            parent=self.parent(),
+            parent=call_id.get(),
             **fields,
         )
 
@@ -308,8 +345,14 @@ class Client:
             "needs": needs,
             "group": 0 if group is None else group.id,
             "bundle": options.placement_group_bundle_index,
-            "env": tuple(sorted(options.env.items())),
+            "env": self._environment_of(options),
         }
+
+    def _environment_of(self, options: Options) -> tuple[Any, ...]:
+        """Return what a call finds around it, as messages carry it."""
+        found = options.environment(self._environment)
+        found.check_folders()
+        return tuple(found)
 
     def _code_id(self, code: object) -> bytes:
         """Return the id of a function or class; the engine gets its pickle the first time."""
@@ -325,9 +368,25 @@ class Client:
     def _ask_plain(self, verb: str, *fields: Any) -> UserValue:
         answer = self._link.ask(verb, *fields)
         assert answer is not None, "a question without a timeout is answered"
+        return self._load_plain(answer)
+
+    def _load_plain(self, answer: Answer) -> UserValue:
         if answer[0] == "error":
             raise self._reader.load(0, Value(*answer[1]))
         return answer[1]
+
+    def _load_values(self, ids: Sequence[int], answer: Answer) -> list[Any]:
+        try:
+            kind, payload = answer
+            if kind == "error":
+                raise self._reader.load(0, Value(*payload))
+            values = {object_id: Value(*raw) for object_id, raw in payload}
+            return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+        finally:
+            self._reader.end_loan(answer)
+
+    def _new_ids(self, num_returns: int | str | None) -> tuple[int, ...]:
+        return tuple(self.next_id() for _ in range(num_refs(num_returns)))
 
     def _check_ours(self, ref: ObjectRef) -> None:
         if not ref.belongs_to(self.holds):
@@ -337,6 +396,16 @@ class Client:
 def driver_context() -> Context:
     """Return the context of the driver."""
     return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
+
+
+def _default_concurrency(cls: type) -> int:
+    """Return how many calls an actor runs at a time that does not say; as in Ray."""
+    return 1000 if has_coroutines(cls) else 1
+
+
+def _stream(options: Options | CallOptions) -> int | None:
+    """Return how many items of a call may wait to be taken, 0 for any, or None for no stream."""
+    return (options.max_buffered_items or 0) if options.num_returns == "streaming" else None
 
 
 def _rooms(options: Options) -> list[Mapping[str, int]]:

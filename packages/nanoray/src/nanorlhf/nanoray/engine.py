@@ -14,12 +14,16 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
 from .hub import Hub
+from .logs import Printer
 from .messages import DRIVER
 from .node import Node
 from .refs import HoldLog
@@ -62,6 +66,7 @@ class Engine:
         preload: Modules the zygote imports.
         store_bytes: Shared memory that values may take.
         spill_directory: Where values go that are not used and have no room.
+        log_to_driver: Whether to show what workers print.
     """
 
     def __init__(
@@ -73,6 +78,7 @@ class Engine:
         preload: list[str],
         store_bytes: int,
         spill_directory: str,
+        log_to_driver: bool,
     ) -> None:
         self._lock = threading.Lock()
         self._holds, self._reader = holds, reader
@@ -80,8 +86,12 @@ class Engine:
         self._take_back: Callable[[Message], None] = lambda message: None
         self._to_take: deque[Message] = deque()
         self._questions: dict[int, _Question] = {}
+        self._later: dict[int, Callable[[Answer | None], None]] = {}
+        self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
+        self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
         self.node = Node(
             pool,
@@ -138,6 +148,30 @@ class Engine:
                     self.node.handle(DRIVER, ("cancel", req))
         return question.payload
 
+    def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
+        """Ask the node; ``next_late`` hands out the call of ``then``."""
+        with self._lock:
+            self._check_running()
+            self._num_asked += 1
+            req = self._num_asked
+            self._later[req] = then
+            self._take_holds()
+            self.node.handle(DRIVER, (verb, req, *fields))
+            self._settle()
+        return req
+
+    def forget(self, req: int) -> None:
+        """Give a late question up."""
+        with self._lock:
+            then = self._later.pop(req, None)
+            if then is not None:
+                self.node.handle(DRIVER, ("cancel", req))
+                self._thunks.put(partial(then, None))
+
+    def next_late(self) -> Callable[[], None]:
+        """Wait for the next late answer; return what is to be done about it."""
+        return self._thunks.get()
+
     def close(self) -> None:
         """End every process and fail every thread that still waits."""
         with self._lock:
@@ -149,6 +183,8 @@ class Engine:
         self._thread.join()
         self._reader.close()
         self._hub.close()
+        if self._printer is not None:
+            self._printer.print(now_s=float("inf"))
 
     # -- Rim -----------------------------------------------------------------------------------
 
@@ -179,10 +215,16 @@ class Engine:
             self._to_take.append(message)
 
     def answer(self, req: int, payload: Answer) -> None:
-        """Wake the driver thread that asked."""
+        """Wake the driver thread that asked, or the one that delivers late answers."""
         question = self._questions.pop(req, None)
         if question is not None:
             question.resolve(payload)
+        elif req in self._later:
+            self._thunks.put(partial(self._later.pop(req), payload))
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        return self._hub.tail(worker)
 
     def close_arena(self, arena_id: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
@@ -207,6 +249,12 @@ class Engine:
         """The zygote is gone."""
         self.node.break_down(reason)
 
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """Show what a worker printed under the name of what it does."""
+        if self._printer is not None:
+            source = f"({self.node.supervisor.label(worker)} pid={pid})"
+            self._printer.add(source, stream, lines, now_s=time.monotonic())
+
     # -- I/O thread ----------------------------------------------------------------------------
 
     def _loop(self) -> None:
@@ -219,6 +267,8 @@ class Engine:
                 self._take_holds()
                 self._settle()
             self._take_back_memory()
+            if self._printer is not None:
+                self._printer.print(now_s=time.monotonic())
 
     # -- plumbing ------------------------------------------------------------------------------
 

@@ -104,8 +104,12 @@ class TaskError(NanoRayError):
 def task_error(where: str, remote_traceback: str, cause: BaseException | None) -> TaskError:
     """Return the error to raise for ``cause``, of a class derived from both trees.
 
-    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py).
+    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py). An error that
+    passes through several tasks stays of the class of the first: ``cause`` is never a TaskError
+    that has a cause.
     """
+    if isinstance(cause, TaskError) and cause.cause is not None:
+        cause = cause.cause
     kind = _dual_class(type(cause)) if isinstance(cause, Exception) else TaskError
     error = _instance(kind, cause)
     error.where, error.remote_traceback, error.cause = where, remote_traceback, cause

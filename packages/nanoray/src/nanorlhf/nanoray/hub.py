@@ -11,6 +11,7 @@ An arena's file stays here: a message that speaks of one loses its file when it 
 it back when it goes out to a process of this machine. Not thread-safe: the owner has a lock.
 """
 
+import functools
 import os
 import select
 import socket
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .connection import Connection
+from .outputs import Outputs, Printed
 from .supervisor import describe_exit
 from .wire import Message
 from .zygote import end, launch
@@ -73,6 +75,10 @@ class Owner(Protocol):
         """The zygote is gone, and every forked process with it."""
         ...
 
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """A forked process wrote whole lines to "stdout" or "stderr"."""
+        ...
+
 
 class Hub:
     """The sockets, files and processes of one machine.
@@ -92,6 +98,8 @@ class Hub:
         self._stuck: set[int] = set()
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
+        self._outputs = Outputs()
+        self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
         self._process, sock = launch(preload)
         sock.setblocking(False)
@@ -111,7 +119,10 @@ class Hub:
         ours.setblocking(False)
         self._forked.add(worker)
         self._add(worker, Connection(ours))
-        self._zygote.queue(("fork", worker), fd=theirs.detach(), close_fd=True)
+        readers, writers = self._outputs.open(worker)
+        for reader in readers:
+            self.watch(reader, functools.partial(self._read_output, reader))
+        self._zygote.queue(("fork", worker), fds=(theirs.detach(), *writers))
         self._dirty.add(_ZYGOTE)
         path = [entry for entry in sys.path if isinstance(entry, str)]
         self.send(worker, ("setup", {"path": path, **setup}))
@@ -145,10 +156,18 @@ class Hub:
         if link is None:
             return
         if message[0] == "arena" and isinstance(link, Connection):
-            link.queue(message, fd=self._arenas[message[1]])
+            link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
         self._dirty.add(process)
+
+    def pid(self, worker: int) -> int:
+        """Return the process id of a forked process; 0 until the zygote has told it."""
+        return self._pids.get(worker, 0)
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a forked process printed."""
+        return self._outputs.tail(worker)
 
     # -- arenas --------------------------------------------------------------------------------
 
@@ -210,6 +229,8 @@ class Hub:
     def close(self) -> None:
         """Wait for the zygote to end, and close everything; call after ``stop``."""
         end(self._process)
+        for worker in self._forked:
+            self._close_outputs(worker)
         for link in self._links.values():
             link.close()
         self._epoll.close()
@@ -233,7 +254,10 @@ class Hub:
 
     def _hear(self, process: int, link: Peer, message: Message) -> None:
         if process == _ZYGOTE:
-            self._exited(message[1], message[2])
+            if message[0] == "forked":
+                self._pids[message[1]] = message[2]
+            else:
+                self._exited(message[1], message[2])
             return
         if message[0] == "arena" and isinstance(link, Connection):
             self._arenas[message[1]] = link.take_fd()
@@ -267,7 +291,28 @@ class Hub:
         self._forget_link(worker)
         self._links.pop(worker).close()
         self._forked.discard(worker)
+        for fd in self._outputs.of(worker):
+            self._read_output(fd)
         self._owner.exited(worker, status)
+        self._close_outputs(worker)
+        self._pids.pop(worker, None)
+
+    def _read_output(self, fd: int) -> None:
+        printed, is_open = self._outputs.read(fd)
+        self._show(printed)
+        if not is_open:
+            self.unwatch(fd)
+
+    def _close_outputs(self, worker: int) -> None:
+        for fd in self._outputs.of(worker):
+            self._read_output(fd)
+            self.unwatch(fd)
+            self._show(self._outputs.close(fd))
+
+    def _show(self, printed: Printed) -> None:
+        if printed.lines:
+            pid = self.pid(printed.worker)
+            self._owner.printed(printed.worker, pid, printed.stream, printed.lines)
 
     def _add(self, process: int, link: Peer) -> None:
         self._links[process] = link

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from .client import Client, driver_context
 from .engine import Engine
+from .environment import environment
 from .memory import default_store_bytes
 from .messages import DRIVER
 from .refs import HoldLog
@@ -23,13 +25,17 @@ def start_local(
     object_store_memory: int | None,
     object_spilling_directory: str | None,
     preload: Sequence[str],
+    runtime_env: Mapping[str, Any] | None,
+    log_to_driver: bool,
 ) -> Client:
     """Return the driver's client of a new local engine.
 
     Raises:
-        ValueError: More GPUs are asked for than this process may use, or there is no such
-            directory.
+        ValueError: More GPUs are asked for than this process may use, there is no such directory,
+            or ``runtime_env`` is wrong.
     """
+    inherited = environment(runtime_env)
+    inherited.check_folders()
     gpus = inherited_gpus(os.environ)
     if num_gpus is not None and num_gpus > len(gpus):
         if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -53,6 +59,7 @@ def start_local(
         preload=list(preload),
         store_bytes=default_store_bytes() if object_store_memory is None else object_store_memory,
         spill_directory=spill_directory(object_spilling_directory),
+        log_to_driver=log_to_driver,
     )
     client = Client(
         engine,
@@ -61,6 +68,7 @@ def start_local(
         reader=reader,
         totals=totals,
         context=driver_context(),
+        environment=inherited,
     )
     engine.on_take_back(client.writer.take)
     return client

@@ -13,6 +13,8 @@ To the engine::
     done    call_id, [(value, held)], error
     retry   call_id, error                  it raised what its ``retry_on`` names
     failed  call_id, text                   a constructor raised
+    item    stream_id, i, id, value, held   what a generator made
+    next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
@@ -35,6 +37,8 @@ To a worker::
     code    code_id, blob
     run     *Run
     reply   req, payload
+    taken   stream_id, n                    n items of its generator have been asked for
+    stopped stream_id                       nobody will ask for more
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
@@ -44,8 +48,10 @@ To a worker::
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)   kill worker_id   stop      to the zygote
+    fork    worker_id  (+ fds)              socket, stdout, stderr; to the zygote
+    kill    worker_id                       stop           to the zygote
     interrupt worker_id, call_id                           to the zygote, to cancel a call
+    forked  worker_id, pid                                 from the zygote
     exited  worker_id, status                              from the zygote
 """
 
@@ -60,6 +66,10 @@ RawValue = tuple[Any, ...]
 """A ``Value`` as it comes out of a message: a plain tuple."""
 
 Kind = Literal["task", "new", "method"]
+
+Method = tuple[str, bytes]
+"""A public method of an actor, and the ``CallOptions`` that its class gives it as a pickled dict,
+empty for none."""
 
 
 class Spec(NamedTuple):
@@ -86,7 +96,8 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
-    env: tuple[tuple[str, str], ...] = ()
+    env: tuple[Any, ...] = ()
+    """An ``Environment`` as a plain tuple."""
     retries: int | None = 0
     """How often a task or method is run again, or an actor made again; -1 is without end, None
     as the actor was told."""
@@ -96,11 +107,15 @@ class Spec(NamedTuple):
     """An actor's ``retries`` for methods that do not say."""
     label: str = ""
     """The actor's public name, if it has one."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[Method, ...] = ()
     is_detached: bool = False
     """The actor lives without handles."""
     parent: int = 0
     """The call whose code made this one; 0 for the driver's."""
+    stream: int | None = None
+    """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
+    max_concurrency: int = 1
+    """Calls of an actor at a time."""
 
 
 class Run(NamedTuple):
@@ -117,6 +132,7 @@ class Run(NamedTuple):
     deps: list[tuple[int, RawValue]]
     returns: tuple[int, ...]
     retry_on: bool | bytes = False
+    stream: int | None = None
 
 
 class Slot(NamedTuple):

@@ -15,6 +15,7 @@ from .placement import Strategy
 from .resources import Demand, Pool, readable
 from .room import Place, Room, Stage
 from .scheduler import Scheduler
+from .streams import Streams
 from .supervisor import Supervisor
 from .value import Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
@@ -40,6 +41,10 @@ class Rim(Protocol):
 
     def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
+        ...
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
         ...
 
     def answer(self, req: int, payload: Answer) -> None:
@@ -76,9 +81,17 @@ class Node:
             objects=self.objects,
             arenas=self.arenas,
             in_use=self.supervisor.in_use,
-            name_of=self.supervisor.name_of,
+            name_of=self._name_of,
             send=rim.send,
             answer=self._answer,
+        )
+        self.streams = Streams(
+            self.objects,
+            self.arenas,
+            answer=self._answer,
+            send=rim.send,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
         )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
@@ -91,8 +104,10 @@ class Node:
             "get": self._on_get,
             "group": self._on_group,
             "holds": self._on_holds,
+            "item": self._on_item,
             "kill": self._on_kill,
             "named": self._on_named,
+            "next": self._on_next,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
@@ -121,6 +136,7 @@ class Node:
             for dead in freed:
                 if dead.value is not None:
                     self.arenas.release(dead.value)
+                self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
         self.room.settle()
@@ -129,6 +145,7 @@ class Node:
         """A worker process is gone; ``status`` is what waitpid said of it."""
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
+        self.streams.drop_process(worker)
         self.supervisor.exited(worker, status)
         self.arenas.drop_process(worker)
         self.room.drop_process(worker)
@@ -161,13 +178,31 @@ class Node:
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
         self.room.cancel((process, req))
+        self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
         del process
         self.supervisor.calls.add_code(code_id, blob, held=held)
 
     def _on_call(self, process: int, *fields: Any) -> None:
-        self.supervisor.submit(process, Spec(*fields))
+        spec = Spec(*fields)
+        self.supervisor.submit(process, spec)
+        if spec.stream is not None:
+            self.streams.open(spec.returns[0], spec.stream)
+
+    def _on_item(
+        self,
+        process: int,
+        stream_id: int,
+        index: int,
+        item_id: int,
+        raw: RawValue,
+        held: Sequence[int],
+    ) -> None:
+        self.streams.add(process, stream_id, index, (item_id, raw, held))
+
+    def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
+        self.streams.ask((process, req), stream_id, index)
 
     def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
         spec = Spec(*fields)
@@ -261,6 +296,9 @@ class Node:
         self._answer((process, req), ("plain", info))
 
     # -- answers -----------------------------------------------------------------------------
+
+    def _name_of(self, process: int) -> str:
+        return "driver" if process == DRIVER else self.supervisor.label(process)
 
     def _lend(self, process: int, object_id: int, value: Value) -> None:
         """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""

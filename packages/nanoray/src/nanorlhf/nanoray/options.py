@@ -4,8 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
+from .environment import Environment, environment
 from .group import PlacementGroup
 from .resources import Demand, demand
+
+_RAY_BOUND = "_generator_backpressure_num_objects"
+"""Ray's name of ``max_buffered_items``, where -1 is no bound."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,8 +22,14 @@ class Options:
     """GPUs; a fraction shares one device. The ids come as CUDA_VISIBLE_DEVICES."""
     resources: Mapping[str, float] | None = None
     """Custom resources, as named in ``init(resources=...)``."""
-    num_returns: int = 1
-    """Refs that one call returns; with n > 1 the function returns n values."""
+    num_returns: int | Literal["streaming"] | None = None
+    """Refs that one call returns; with n > 1 the function returns n values. "streaming" returns
+    an ``ObjectRefGenerator``. None is "streaming" for a generator function and 1 for others."""
+    max_buffered_items: int | None = None
+    """A generator that streams rests while so many of its items wait to be taken."""
+    max_concurrency: int | None = None
+    """Calls that an actor runs at a time, in threads, or in its event loop if it has ``async def``
+    methods. None is 1, or 1000 with an event loop."""
     max_retries: int = 3
     """How often a task is run again when its process dies; -1 is without end."""
     retry_exceptions: bool | Sequence[type[BaseException]] = False
@@ -42,29 +52,24 @@ class Options:
     placement_group_bundle_index: int = -1
     """Which bundle of the group; -1 is any."""
     runtime_env: Mapping[str, Any] | None = None
-    """``{"env_vars": {...}}``: environment variables of the process."""
+    """Variables, working directory and import paths of the process; see :mod:`.environment`."""
 
     def __post_init__(self) -> None:
         """Check what can be checked without an engine."""
-        check_num_returns(self.num_returns)
+        check_returns(self.num_returns, self.max_buffered_items)
         for name in ("max_retries", "max_restarts", "max_task_retries"):
             check_repeats(name, getattr(self, name))
         check_retry_exceptions(self.retry_exceptions)
         self._check_lifetime()
-        unknown = set(self.runtime_env or {}) - {"env_vars"}
-        if unknown:
-            raise ValueError(f"runtime_env has {sorted(unknown)}; only 'env_vars' is supported")
-        for key, text in (self.env or {}).items():
-            if not isinstance(key, str) or not isinstance(text, str):
-                raise TypeError(f"env_vars has {key!r}: {text!r}; both must be str")
+        if self.max_concurrency is not None and self.max_concurrency < 1:
+            raise ValueError(f"max_concurrency={self.max_concurrency} counts calls; use 1 or more")
+        environment(self.runtime_env)
         self._check_bundle_index()
         self.needs(default_cpus=0)
 
-    @property
-    def env(self) -> Mapping[str, str]:
-        """The environment variables asked for."""
-        env: Mapping[str, str] = (self.runtime_env or {}).get("env_vars") or {}
-        return env
+    def environment(self, inherited: Environment) -> Environment:
+        """Return the environment of the call, made by a process of environment ``inherited``."""
+        return environment(self.runtime_env).over(inherited) if self.runtime_env else inherited
 
     def needs(self, *, default_cpus: float) -> Demand:
         """Return the resources asked for, in canonical form."""
@@ -77,8 +82,7 @@ class Options:
         Raises:
             ValueError: A keyword is unknown or a value is out of range.
         """
-        check_names(changes, Options)
-        return replace(self, **changes)
+        return replace(self, **known_changes(Options, changes))
 
     def _check_lifetime(self) -> None:
         if self.lifetime not in (None, "detached"):
@@ -101,10 +105,12 @@ class Options:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallOptions:
-    """What one call of an actor's method asks for."""
+    """The keywords of ``method(...)`` and of an actor method's ``.options(...)``."""
 
-    num_returns: int = 1
-    """Refs that the call returns."""
+    num_returns: int | Literal["streaming"] | None = None
+    """Refs that one call returns, as in ``Options``."""
+    max_buffered_items: int | None = None
+    """A generator that streams rests while so many of its items wait to be taken."""
     max_task_retries: int | None = None
     """How often it is run again when the actor died under it and restarts; None is as the actor
     was told."""
@@ -113,7 +119,7 @@ class CallOptions:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        check_num_returns(self.num_returns)
+        check_returns(self.num_returns, self.max_buffered_items)
         if self.max_task_retries is not None:
             check_repeats("max_task_retries", self.max_task_retries)
         check_retry_exceptions(self.retry_exceptions)
@@ -124,22 +130,49 @@ class CallOptions:
         Raises:
             ValueError: A keyword is unknown or a value is out of range.
         """
-        check_names(changes, CallOptions)
-        return replace(self, **changes)
+        return replace(self, **known_changes(CallOptions, changes))
 
 
-def check_names(changes: Mapping[str, Any], kind: type[Options] | type[CallOptions]) -> None:
-    """Raise ValueError unless every keyword is a field of ``kind``."""
+def known_changes(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the changes by our names, if all are fields of the options ``kind``.
+
+    >>> known_changes(CallOptions, {"_generator_backpressure_num_objects": -1})
+    {'max_buffered_items': None}
+    """
+    changes = dict(changes)
+    if _RAY_BOUND in changes:
+        bound = changes.pop(_RAY_BOUND)
+        changes["max_buffered_items"] = None if bound == -1 else bound
     known = {field.name for field in fields(kind)}
     unknown = sorted(set(changes) - known)
     if unknown:
         raise ValueError(f"unknown option {unknown[0]!r}; known: {', '.join(sorted(known))}")
+    return changes
 
 
-def check_num_returns(number: int) -> None:
-    """Raise ValueError unless a call may have so many results."""
-    if number < 0:
-        raise ValueError(f"num_returns={number} counts refs; use 0 or more")
+def check_returns(num_returns: int | str | None, max_buffered_items: int | None) -> None:
+    """Raise ValueError unless a call may have such results."""
+    is_number = isinstance(num_returns, int) and num_returns >= 0
+    if num_returns is not None and num_returns != "streaming" and not is_number:
+        raise ValueError(
+            f"num_returns={num_returns!r} is neither a number of refs, 0 or more, nor 'streaming'"
+        )
+    if max_buffered_items is not None:
+        if max_buffered_items < 1:
+            raise ValueError(
+                f"max_buffered_items={max_buffered_items} would never let an item through; use 1 "
+                f"or more, or None for no bound"
+            )
+        if is_number:
+            raise ValueError(
+                f"max_buffered_items={max_buffered_items} is for generators that stream, not for "
+                f"num_returns={num_returns}; drop one of the two"
+            )
+
+
+def num_refs(num_returns: int | str | None) -> int:
+    """Return how many ids a call makes; a stream has one."""
+    return num_returns if isinstance(num_returns, int) else 1
 
 
 def check_repeats(name: str, number: int) -> None:

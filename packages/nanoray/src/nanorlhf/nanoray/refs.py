@@ -6,7 +6,8 @@ it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
 from typing import Any, NoReturn
 
 UserValue = Any
@@ -58,7 +59,8 @@ class ObjectRef:
     """The name of one value, which may not exist yet.
 
     The value lives at least as long as any ref to it in any process. A ref among the arguments of
-    a remote call arrives as its value; a ref inside a list or dict arrives as a ref.
+    a remote call arrives as its value; a ref inside a list or dict arrives as a ref. In a
+    coroutine, ``await ref`` is the value.
     """
 
     __slots__ = ("__weakref__", "_holds", "_id")
@@ -75,6 +77,20 @@ class ObjectRef:
     def belongs_to(self, holds: HoldLog) -> bool:
         """Return whether the ref was made by the engine whose log this is."""
         return self._holds is holds
+
+    def future(self) -> "Future[Any]":
+        """Return a future of the value; cancelling it does not end the call."""
+        from .session import current  # a cycle otherwise: sessions know refs
+
+        backend = current()
+        if backend.holds is not self._holds:
+            raise ValueError(f"{self!r} belongs to an engine that was shut down; make it again")
+        return backend.future(self._id)
+
+    def __await__(self) -> Generator[Any, None, UserValue]:
+        import asyncio  # who awaits has it already, and others need not pay for it
+
+        return asyncio.wrap_future(self.future()).__await__()
 
     def __del__(self) -> None:
         self._holds.drop(self._id)

@@ -1,10 +1,11 @@
 """The one engine this process is connected to.
 
 This is the package's only module-level state: refs that arrive inside values must find the engine
-they belong to, and user code in a worker must find the engine it runs in.
+they belong to, and user code in a worker must find the engine and the call it runs in.
 """
 
 import os
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from .backend import Backend
@@ -17,6 +18,9 @@ class _Session(NamedTuple):
 
 
 _session: _Session | None = None
+
+call_id: ContextVar[int] = ContextVar("call_id", default=0)
+"""The call this code runs in, 0 in none; a thread that user code starts begins with none."""
 
 
 def current() -> Backend:

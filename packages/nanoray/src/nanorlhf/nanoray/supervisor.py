@@ -15,7 +15,7 @@ from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
 from .cancels import Cancels, cancelled
 from .errors import PlacementGroupRemovedError, WorkerCrashedError
-from .messages import DRIVER, RawValue, Spec
+from .messages import RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
@@ -46,6 +46,10 @@ class Processes(Protocol):
 
     def send(self, process: int, message: Message) -> None:
         """Send to a process; no harm when it is gone."""
+        ...
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
         ...
 
 
@@ -164,7 +168,7 @@ class Supervisor:
         worker = self._workers.pop(process)
         self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
-        reason = describe_exit(status)
+        reason = describe_exit(status, tail=self._processes.tail(process))
         if worker.actor:
             creation = self.actors.lost(worker, reason)
             if creation is not None:
@@ -208,12 +212,10 @@ class Supervisor:
         calls = [call for worker in self._workers.values() for call in worker.calls.values()]
         return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
 
-    def name_of(self, process: int) -> str:
-        """Return how to call a process in a message to people."""
+    def label(self, process: int) -> str:
+        """Return what a worker is, or runs, as its lines are marked."""
         worker = self._workers.get(process)
-        if worker is None:
-            return "the driver" if process == DRIVER else "processes that have ended"
-        return f"{'actor' if worker.actor else 'a process of task'} {worker.name}"
+        return "worker" if worker is None else worker.label
 
     def describe_pending(self, object_ids: set[int]) -> list[str]:
         """Return, for each call that owes one of the objects, its name and what it waits for."""
@@ -293,12 +295,16 @@ class Supervisor:
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
         self._num_forked += 1
-        worker = Worker(self._num_forked, key, call.spec.name, call.spec.actor, call.spec.id)
+        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id, call.spec.name)
+        worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
-        env = dict(key.env)
-        if key.gpu_ids:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
-        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
+        setup = {
+            "env": key.env,
+            "gpu_ids": key.gpu_ids,
+            "actor": worker.actor,
+            "name": call.spec.name,
+            "max_concurrency": call.spec.max_concurrency,
+        }
         self._processes.fork(worker.id, setup)
         return worker
 
@@ -310,17 +316,21 @@ class Supervisor:
             self._processes.send(oldest.id, ("exit",))
 
 
-def describe_exit(status: int) -> str:
-    """Return what waitpid's status says, in words.
+def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
+    """Return what waitpid's status says, in words, and after them what the process last said.
 
     >>> describe_exit(9), describe_exit(256)
     ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
     """
     code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited with code {code}"
     hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+    how = (
+        f"exited with code {code}"
+        if code >= 0
+        else f"was killed by {signal.Signals(-code).name}{hint}"
+    )
+    said = "".join(f"\n  | {line}" for line in tail)
+    return f"{how}; its last lines were:{said}" if said else how
 
 
 def _group_removed(spec: Spec) -> Value:

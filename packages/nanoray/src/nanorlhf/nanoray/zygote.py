@@ -24,6 +24,7 @@ from typing import NoReturn
 from . import worker
 from .connection import Connection
 from .interrupts import encoded
+from .stack import NAME_PREFIX
 from .wire import Message, pack
 
 log = logging.getLogger(__name__)
@@ -85,7 +86,7 @@ class Zygote:
             if verb == "stop":
                 return False
             if verb == "fork":
-                self._fork(fields[0], self._connection.take_fd())
+                self._fork(fields[0], [self._connection.take_fd() for _ in range(3)])
             elif verb == "kill" and fields[0] in self._pids:
                 os.kill(self._pids[fields[0]], signal.SIGKILL)
             elif verb == "interrupt" and fields[0] in self._pids:
@@ -98,15 +99,18 @@ class Zygote:
             os.write(self._pipes[worker_id], encoded(call_id))
             os.kill(self._pids[worker_id], signal.SIGUSR1)
 
-    def _fork(self, worker_id: int, fd: int) -> None:
+    def _fork(self, worker_id: int, fds: list[int]) -> None:
+        """Fork a worker; ``fds`` are its socket, its stdout and its stderr."""
         parent = os.getpid()
         interrupts, pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._pipes[worker_id] = pipe
         pid = os.fork()
         if pid == 0:
-            self._become_worker(worker_id, fd, interrupts, parent)
-        os.close(fd)
-        os.close(interrupts)
+            self._become_worker(worker_id, fds, interrupts, parent)
+        for fd in (*fds, interrupts):
+            os.close(fd)
+        self._connection.queue(("forked", worker_id, pid))
+        self._connection.flush()
         pidfd = os.pidfd_open(pid)
         self._pids[worker_id], self._exits[pidfd] = pid, worker_id
         self._poll.register(pidfd, select.POLLIN)
@@ -120,17 +124,23 @@ class Zygote:
         self._connection.queue(("exited", worker_id, status))
         self._connection.flush()
 
-    def _become_worker(self, worker_id: int, fd: int, interrupts: int, parent: int) -> NoReturn:
+    def _become_worker(
+        self, worker_id: int, fds: list[int], interrupts: int, parent: int
+    ) -> NoReturn:
         """Go on as a worker; nothing of the zygote is left open or running."""
         try:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)  # the zygote died before the line above
-            self._libc.prctl(_PR_SET_NAME, f"nanoray-{worker_id}".encode())
+            self._libc.prctl(_PR_SET_NAME, f"{NAME_PREFIX}{worker_id}".encode())
+            sock, *streams = fds
+            for fd, number in zip(streams, (1, 2), strict=True):
+                os.dup2(fd, number)
+                os.close(fd)
             self._connection.close()
             for other in (self._driver, *self._exits, *self._pipes.values()):
                 os.close(other)
-            worker.main(socket.socket(fileno=fd), worker_id, interrupts)
+            worker.main(socket.socket(fileno=sock), worker_id, interrupts)
         except BaseException:  # noqa: BLE001  a process boundary: nothing may return into the fork
             traceback.print_exc()
         finally:
