@@ -186,6 +186,13 @@ class Actors:
         if actor.is_retired:
             self._actors.pop(actor_id, None)
 
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: bury the actors it made, unless they are detached."""
+        for actor_id, actor in list(self._actors.items()):
+            creation = actor.creation
+            if creation.caller == process and not creation.spec.is_detached:
+                self.bury(actor_id, "ended with the driver that made it")
+
     def ids(self) -> list[int]:
         """Return the ids of all actors."""
         return list(self._actors)

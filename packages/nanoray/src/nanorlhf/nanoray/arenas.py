@@ -1,7 +1,9 @@
 """The engine's table of arenas: whose they are, who has been given them, what lives in them."""
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .blocks import block_bytes
 from .messages import DRIVER
@@ -16,6 +18,7 @@ Send = Callable[[int, Message], None]
 class _Arena:
     owner: int
     size: int
+    machine: int
     live: int = 0
     live_bytes: int = 0
     is_orphan: bool = False
@@ -24,21 +27,40 @@ class _Arena:
     readers: set[int] = field(default_factory=set)
 
 
+class Usage(NamedTuple):
+    """Bytes of live values, in whole pages."""
+
+    live: Counter[int]
+    """In memory, by the process that wrote them."""
+    left: int
+    """In memory, of processes that are gone."""
+    on_disk: int
+
+    @property
+    def in_memory(self) -> int:
+        """All that is in memory."""
+        return self.live.total() + self.left
+
+
 class Arenas:
     """Every arena lives as long as a value in it, and so outlives the process that wrote it.
 
     Args:
         send: To a process, the driver included.
-        on_close: Called with the id of an arena that is gone.
+        on_close: Called with the id of an arena that is gone, and its machine.
     """
 
-    def __init__(self, send: Send, on_close: Callable[[int], None]) -> None:
+    def __init__(self, send: Send, on_close: Callable[[int, int], None]) -> None:
         self._send, self._on_close = send, on_close
         self._arenas: dict[int, _Arena] = {}
 
-    def add(self, arena_id: int, *, owner: int, size: int) -> None:
-        """Add a new arena of ``owner``."""
-        self._arenas[arena_id] = _Arena(owner, size)
+    def add(self, arena_id: int, *, owner: int, size: int, machine: int) -> None:
+        """Add a new arena of ``owner``, a process of ``machine``."""
+        self._arenas[arena_id] = _Arena(owner, size, machine)
+
+    def machine_of(self, arena_id: int) -> int:
+        """Return the machine whose memory an arena is."""
+        return self._arenas[arena_id].machine
 
     def move_to_disk(self, arena_id: int) -> None:
         """Note that an arena just added is a finished file on disk."""
@@ -67,7 +89,9 @@ class Arenas:
         if value.block is None:
             return
         arena_id, offset, size = value.block
-        arena = self._arenas[arena_id]
+        arena = self._arenas.get(arena_id)
+        if arena is None:
+            return  # it went with its machine
         arena.live -= 1
         arena.live_bytes -= block_bytes(size)
         if not arena.is_orphan:
@@ -85,7 +109,7 @@ class Arenas:
         arena = self._arenas.pop(arena_id)
         for process in arena.readers:
             self._send(process, ("forget", arena_id))
-        self._on_close(arena_id)
+        self._on_close(arena_id, arena.machine)
 
     def drop_process(self, process: int) -> None:
         """The process is gone: its arenas stay as long as something lives in them."""
@@ -95,22 +119,27 @@ class Arenas:
                 arena.is_orphan = True
                 self.close_if_dead(arena_id)
 
+    def drop_machine(self, machine: int) -> None:
+        """A machine is gone, and with it every byte of its arenas."""
+        for arena_id, arena in list(self._arenas.items()):
+            if arena.machine == machine:
+                del self._arenas[arena_id]
+
     def owner(self, arena_id: int) -> int:
         """Return the process that made the arena, which may be gone."""
         return self._arenas[arena_id].owner
 
-    def live_bytes(self, *, owner: int | None = None) -> int:
-        """Return the bytes of memory that live values take, of one process or of all."""
-        arenas = (a for a in self._arenas.values() if not a.is_on_disk)
-        return sum(a.live_bytes for a in arenas if owner is None or a.owner == owner)
-
-    @property
-    def orphan_bytes(self) -> int:
-        """Bytes of memory that live values of processes that are gone take."""
-        arenas = self._arenas.values()
-        return sum(a.live_bytes for a in arenas if a.is_orphan and not a.is_on_disk)
-
-    @property
-    def disk_bytes(self) -> int:
-        """Bytes of live values that have been moved to files."""
-        return sum(a.live_bytes for a in self._arenas.values() if a.is_on_disk)
+    def usage(self, machine: int) -> Usage:
+        """Return how many bytes live values take on a machine, in one pass over its arenas."""
+        live: Counter[int] = Counter()
+        left = on_disk = 0
+        for arena in self._arenas.values():
+            if arena.machine != machine:
+                continue
+            if arena.is_on_disk:
+                on_disk += arena.live_bytes
+            elif arena.is_orphan:
+                left += arena.live_bytes
+            else:
+                live[arena.owner] += arena.live_bytes
+        return Usage(live, left, on_disk)

@@ -1,6 +1,6 @@
 """The engine's table of calls: what each needs, keeps alive and owes. No I/O."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -9,6 +9,7 @@ from .arenas import Arenas, Send
 from .errors import ObjectLostError
 from .messages import RawValue, Run, Spec
 from .objects import Entry, Objects
+from .transfers import Transfers
 from .value import Value, error_value
 
 
@@ -45,6 +46,16 @@ class WorkerKey(NamedTuple):
 
     env: tuple[Any, ...]
     gpu_ids: tuple[str, ...]
+    machine: int
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """A call whose arguments are on their way to its machine."""
+
+    call: Call
+    is_there: bool = False
+    error: Value | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -65,6 +76,8 @@ class Worker:
     num_blocked: int = 0
     is_serial: bool = True
     """Whether it runs one call after the other, in the order they were sent."""
+    parcels: deque[_Parcel] = field(default_factory=deque)
+    """Calls that wait for arguments from another machine, or for one before them that does."""
 
     @property
     def label(self) -> str:
@@ -75,10 +88,28 @@ class Worker:
 
 
 class Calls:
-    """Every call that has not ended."""
+    """Every call that has not ended.
 
-    def __init__(self, objects: Objects, arenas: Arenas, send: Send) -> None:
+    Args:
+        objects: The object table.
+        arenas: The table of shared memory.
+        transfers: Brings arguments to the machine they are needed on.
+        send: To a process.
+        on_lost: Called as ``on_lost(worker, call, error)`` when a call was sent and its arguments
+            cannot be brought to its machine.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        arenas: Arenas,
+        transfers: Transfers,
+        send: Send,
+        *,
+        on_lost: Callable[[Worker, Call, Value], None],
+    ) -> None:
         self._objects, self._arenas, self._send = objects, arenas, send
+        self._transfers, self._on_lost = transfers, on_lost
         self._codes: dict[bytes, bytes] = {}
         self._calls: dict[int, Call] = {}
 
@@ -130,7 +161,8 @@ class Calls:
 
     def argument_error(self, call: Call) -> Value | None:
         """Return the error of the first argument that failed."""
-        for object_id in call.spec.deps:
+        spec = call.spec
+        for object_id in (*spec.deps, spec.args_id) if spec.args_id else spec.deps:
             entry = self._objects.get(object_id)
             if entry is None:
                 reason = f"argument {object_id:x} of {call.spec.name} does not exist (any more)"
@@ -140,10 +172,39 @@ class Calls:
         return None
 
     def send(self, worker: Worker, call: Call) -> None:
-        """Send a call whose arguments are ready, and before it whatever it needs."""
-        spec = call.spec
+        """Send a call whose arguments are ready, behind those sent before."""
         call.state, call.worker = "running", worker
-        worker.calls[spec.id] = call
+        worker.calls[call.spec.id] = call
+        spec = call.spec
+        needed = (*spec.deps, spec.args_id) if spec.args_id else spec.deps
+        if not worker.parcels and not self._transfers.are_away(worker.key.machine, needed):
+            self._deliver(worker, call)
+            return
+        parcel = _Parcel(call)
+        worker.parcels.append(parcel)
+
+        def arrived(error: Value | None) -> None:
+            parcel.is_there, parcel.error = True, error
+            self._deliver_parcels(worker)
+
+        self._transfers.localize(worker.key.machine, needed, arrived)
+
+    def _deliver_parcels(self, worker: Worker) -> None:
+        """Send what has arrived, up to the first call that still waits."""
+        while worker.parcels and worker.parcels[0].is_there:
+            parcel = worker.parcels.popleft()
+            call = parcel.call
+            if call.worker is not worker or worker.calls.get(call.spec.id) is not call:
+                continue  # the worker is gone, or the call was withdrawn from it
+            error = parcel.error or self.argument_error(call)
+            if error is None:
+                self._deliver(worker, call)
+            else:
+                self._on_lost(worker, call, error)
+
+    def _deliver(self, worker: Worker, call: Call) -> None:
+        """Send a call whose arguments are on its machine, and before it whatever it needs."""
+        spec = call.spec
         if spec.code and spec.code not in worker.codes:
             worker.codes.add(spec.code)
             self._send(worker.id, ("code", spec.code, self._codes[spec.code]))
@@ -192,9 +253,11 @@ class Calls:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
+        value = self._transfers.on(worker.key.machine, object_id, entry.value)
+        assert value is not None, "arguments have been brought here"
         self._objects.touch(object_id)
-        self._arenas.ship(worker.id, entry.value)
-        return entry.value
+        self._arenas.ship(worker.id, value)
+        return value
 
     def _forget(self, call: Call) -> None:
         if self._calls.pop(call.spec.id, None) is not None:

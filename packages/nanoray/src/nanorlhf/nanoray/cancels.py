@@ -54,6 +54,13 @@ class Cancels:
             self._end(one, is_forced=is_forced and one.spec.kind == "task")
         return None
 
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: end its tasks and what they have called."""
+        for call in self._calls.live():
+            if call.caller == process and call.spec.kind == "task":
+                for one in self._family(call):
+                    self._end(one, is_forced=one.spec.kind == "task")
+
     def _family(self, call: Call) -> list[Call]:
         """Return the call and all that was called in it and has not ended; actors are no calls."""
         if call.worker is None:

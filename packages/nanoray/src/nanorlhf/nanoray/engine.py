@@ -22,13 +22,14 @@ from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
-from .hub import Hub
+from .hub import Hub, describe_machine
 from .logs import Printer
 from .messages import DRIVER
 from .node import Node
 from .refs import HoldLog
 from .resources import Pool
 from .store import Reader
+from .value import Block
 from .waits import Answer
 from .wire import Message
 
@@ -64,8 +65,8 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
-        store_bytes: Shared memory that values may take.
-        spill_directory: Where values go that are not used and have no room.
+        store_bytes: Shared memory that values may take; None for a part of what there is.
+        spill_directory: Where values go that are not used and have no room; None to choose.
         log_to_driver: Whether to show what workers print.
     """
 
@@ -76,8 +77,8 @@ class Engine:
         holds: HoldLog,
         reader: Reader,
         preload: list[str],
-        store_bytes: int,
-        spill_directory: str,
+        store_bytes: int | None,
+        spill_directory: str | None,
         log_to_driver: bool,
     ) -> None:
         self._lock = threading.Lock()
@@ -93,13 +94,8 @@ class Engine:
         self._is_over = False
         self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
-        self.node = Node(
-            pool,
-            self,
-            max_idle=max(1, cpus),
-            store_bytes=store_bytes,
-            spill_directory=spill_directory,
-        )
+        about = describe_machine(pool, store_bytes=store_bytes, directory=spill_directory)
+        self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
@@ -188,8 +184,9 @@ class Engine:
 
     # -- Rim -----------------------------------------------------------------------------------
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process."""
+        del machine  # there is one
         self._hub.fork(worker, {**setup, "totals": self._totals})
 
     def kill(self, worker: int) -> None:
@@ -222,12 +219,17 @@ class Engine:
         elif req in self._later:
             self._thunks.put(partial(self._later.pop(req), payload))
 
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Nothing is ever on another machine."""
+        raise AssertionError(f"fetch {number} of {block} from {source} to {target}")
+
     def tail(self, worker: int) -> list[str]:
         """Return the last lines that a process printed."""
         return self._hub.tail(worker)
 
-    def close_arena(self, arena_id: int) -> None:
+    def close_arena(self, arena_id: int, machine: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
+        del machine
         self._reader.forget(arena_id)
         self._hub.close_arena(arena_id)
 

@@ -7,11 +7,9 @@ from typing import Any
 from .client import Client, driver_context
 from .engine import Engine
 from .environment import environment
-from .memory import default_store_bytes
 from .messages import DRIVER
 from .refs import HoldLog
 from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
-from .spill import spill_directory
 from .store import Reader
 
 _MIN_TASK_PROCESSES = 32
@@ -57,8 +55,8 @@ def start_local(
         holds=holds,
         reader=reader,
         preload=list(preload),
-        store_bytes=default_store_bytes() if object_store_memory is None else object_store_memory,
-        spill_directory=spill_directory(object_spilling_directory),
+        store_bytes=object_store_memory,
+        spill_directory=object_spilling_directory,
         log_to_driver=log_to_driver,
     )
     client = Client(

@@ -9,15 +9,17 @@ from typing import Any, Protocol
 
 from .arenas import Arenas
 from .errors import EngineError, PlacementGroupRemovedError
+from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
-from .resources import Demand, Pool, readable
+from .resources import CPU, UNIT, Demand, Pool, readable
 from .room import Place, Room, Stage
 from .scheduler import Scheduler
 from .streams import Streams
-from .supervisor import Supervisor
-from .value import Value, error_value, inline, pickled
+from .supervisor import Supervisor, describe_exit
+from .transfers import Transfers
+from .value import Block, Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
 from .wire import Message
 
@@ -27,8 +29,8 @@ _NONE = inline(pickled(None))
 class Rim(Protocol):
     """The effects of a node."""
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Start a process that first reads ``setup``."""
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine; it first reads ``setup``."""
         ...
 
     def kill(self, worker: int) -> None:
@@ -51,40 +53,49 @@ class Rim(Protocol):
         """Answer a question of the driver."""
         ...
 
-    def close_arena(self, arena_id: int) -> None:
+    def close_arena(self, arena_id: int, machine: int) -> None:
         """The arena is gone from the table."""
+        ...
+
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Have machine ``target`` copy a block of machine ``source``, and call ``fetched``."""
         ...
 
 
 class Node:
-    """One machine's tables: objects, calls, actors, resources and who waits for what."""
+    """All tables: objects, calls, actors, resources, machines and who waits for what.
 
-    def __init__(
-        self, pool: Pool, rim: Rim, *, max_idle: int, store_bytes: int, spill_directory: str
-    ) -> None:
-        self._rim, self._totals = rim, dict(pool.totals)
+    Args:
+        pool: The resources of machine 0.
+        rim: Does what is decided here.
+        max_idle: Processes kept for tasks to come.
+        about: What machine 0 says of itself.
+    """
+
+    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int, about: About) -> None:
+        self._rim = rim
+        self.machines = Machines(about, pool.totals)
         self.objects = Objects()
         self.arenas = Arenas(rim.send, rim.close_arena)
+        self.transfers = Transfers(
+            self.objects,
+            machine_of=self.arenas.machine_of,
+            fetch=rim.fetch,
+            keep=lambda block: self.arenas.retain(_bare(block)),
+            free=lambda block: self.arenas.release(_bare(block)),
+        )
         self.scheduler = Scheduler(pool)
         self.supervisor = Supervisor(
-            self.objects, self.scheduler, self.arenas, rim, max_idle=max_idle
+            self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
+        self._drivers: set[int] = set()
         self._waits = Waits(
             self.objects,
             self._answer,
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
-        self.room = Room(
-            store_bytes,
-            spill_directory,
-            objects=self.objects,
-            arenas=self.arenas,
-            in_use=self.supervisor.in_use,
-            name_of=self._name_of,
-            send=rim.send,
-            answer=self._answer,
-        )
+        self.rooms = {0: self._open_room(0)}
         self.streams = Streams(
             self.objects,
             self.arenas,
@@ -106,6 +117,7 @@ class Node:
             "holds": self._on_holds,
             "item": self._on_item,
             "kill": self._on_kill,
+            "machines": self._on_machines,
             "named": self._on_named,
             "next": self._on_next,
             "put": self._on_put,
@@ -136,26 +148,103 @@ class Node:
             for dead in freed:
                 if dead.value is not None:
                     self.arenas.release(dead.value)
+                self.transfers.release(dead.id)
                 self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
-        self.room.settle()
+        for room in self.rooms.values():
+            room.settle()
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
+        self._worker_gone(worker, describe_exit(status, tail=self._rim.tail(worker)))
+
+    def driver_joined(self, machine: int) -> int:
+        """A driver has come to a machine; return its number."""
+        process = self.supervisor.next_process()
+        self.machines.place(process, machine)
+        self._drivers.add(process)
+        return process
+
+    def driver_left(self, process: int) -> None:
+        """A driver is gone: what it began ends, but for detached actors."""
+        self._drivers.discard(process)
+        self.supervisor.caller_left(process)
+        self._drop_process(process)
+
+    def machine_joined(self, about: About) -> int:
+        """A machine has come; return its number."""
+        pool = Pool(dict(about.amounts), about.gpu_ids)
+        process = self.supervisor.next_process()
+        machine = self.machines.add(process, about, dict(pool.totals))
+        self.rooms[machine] = self._open_room(machine)
+        self.scheduler.add_machine(machine, pool)
+        self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
+        return machine
+
+    def machine_lost(self, machine: int, reason: str) -> None:
+        """A machine is gone, with its processes and what only it had."""
+        where = f"{self.machines[machine]}, which was lost: {reason}"
+        daemon = self.machines[machine].process
+        processes = self.machines.lose(machine)
+        groups = self.scheduler.remove_machine(machine)
+        for process in processes:
+            if process in self._drivers:
+                self.driver_left(process)
+            elif process == daemon:
+                self._drop_process(process)
+            else:
+                self._worker_gone(process, f"was on {where}")
+        for group in groups:
+            self._dissolve(group)
+        self.transfers.machine_lost(machine, where)
+        self.arenas.drop_machine(machine)
+        del self.rooms[machine]
+
+    # -- Processes, for the supervisor ---------------------------------------------------------
+
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine."""
+        self.machines.place(worker, machine)
+        setup = {**setup, "node": self.machines[machine].about.node_id}
+        self._rim.fork(worker, setup, machine=machine)
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL a process."""
+        self._rim.kill(worker)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._rim.interrupt(worker, call_id)
+
+    def send(self, process: int, message: Message) -> None:
+        """Send to a process."""
+        self._rim.send(process, message)
+
+    def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
         self.streams.drop_process(worker)
-        self.supervisor.exited(worker, status)
+        self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
-        self.room.drop_process(worker)
+        self.rooms[self.machines.of(worker)].drop_process(worker)
+        self.machines.drop_process(worker)
+
+    def _drop_process(self, process: int) -> None:
+        self.objects.drop_process(process)
+        self._waits.drop_process(process)
+        self.streams.drop_process(process)
+        self.arenas.drop_process(process)
+        self.rooms[self.machines.of(process)].drop_process(process)
+        self.machines.drop_process(process)
 
     def break_down(self, reason: str) -> None:
         """Fail everything under way and to come: the engine has lost its processes."""
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
         self._waits.fail_all(tuple(error))
-        self.room.fail_all(("error", error))
+        for room in self.rooms.values():
+            room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -177,7 +266,7 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
-        self.room.cancel((process, req))
+        self._room(process).cancel((process, req))
         self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
@@ -257,6 +346,9 @@ class Node:
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
+        self._dissolve(group)
+
+    def _dissolve(self, group: int) -> None:
         if self.scheduler.has_group(group):
             self.supervisor.remove_group(group)
             entry = self.objects.get(group)
@@ -266,28 +358,31 @@ class Node:
             self.objects.unpin(group)
 
     def _on_arena(self, process: int, arena_id: int, size: int) -> None:
-        self.arenas.add(arena_id, owner=process, size=size)
+        self.arenas.add(arena_id, owner=process, size=size, machine=self.machines.of(process))
 
     def _on_retire(self, process: int, arena_id: int) -> None:
         del process
         self.arenas.close(arena_id)
 
     def _on_room(self, process: int, req: int, size: int, missing: int, stage: Stage) -> None:
-        self.room.ask((process, req), size, missing, stage)
+        self._room(process).ask((process, req), size, missing, stage)
 
     def _on_spare(self, process: int, size: int) -> None:
-        self.room.give_back(process, size)
+        self._room(process).give_back(process, size)
 
     def _on_spilled(self, process: int, req: int, arena_id: int, places: list[Place]) -> None:
-        self.room.spilled(process, arena_id, places)
+        self._room(process).spilled(process, arena_id, places)
         self._answer((process, req), ("plain", None))
 
     def _on_unspilled(self, process: int, reason: str) -> None:
-        self.room.not_spilled(process, reason)
+        self._room(process).not_spilled(process, reason)
 
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
-        amounts = self.scheduler.available() if is_available else self._totals
+        amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
+
+    def _on_machines(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self.machines.rows()))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)
@@ -296,6 +391,23 @@ class Node:
         self._answer((process, req), ("plain", info))
 
     # -- answers -----------------------------------------------------------------------------
+
+    def _open_room(self, machine: int) -> Room:
+        about = self.machines[machine].about
+        return Room(
+            machine,
+            about.store_bytes,
+            about.spill_directory,
+            objects=self.objects,
+            arenas=self.arenas,
+            in_use=lambda: self.supervisor.in_use() | self.transfers.under_way(),
+            name_of=self._name_of,
+            send=self._rim.send,
+            answer=self._answer,
+        )
+
+    def _room(self, process: int) -> Room:
+        return self.rooms[self.machines.of(process)]
 
     def _name_of(self, process: int) -> str:
         return "driver" if process == DRIVER else self.supervisor.label(process)
@@ -308,14 +420,62 @@ class Node:
             self.objects.touch(object_id)
 
     def _answer(self, asker: Asker, payload: Answer) -> None:
-        process, req = asker
         if payload[0] == "values":
-            for object_id, value in payload[1]:
-                self._lend(process, object_id, value)
-            payload = ("values", [(object_id, tuple(value)) for object_id, value in payload[1]])
-        elif payload[0] == "error":
+            self._answer_values(asker, payload[1])
+            return
+        if payload[0] == "error":
             payload = ("error", tuple(payload[1]))
+        self._reply(asker, payload)
+
+    def _answer_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
+        """Answer with values, as soon as they are on the asker's machine."""
+        machine = self.machines.of(asker[0])
+        ids = [object_id for object_id, _ in values]
+        if not self.transfers.are_away(machine, ids):
+            self._reply_values(asker, values)
+            return
+
+        for object_id in ids:
+            self.objects.pin(object_id)
+
+        def arrived(error: Value | None) -> None:
+            if error is None:
+                self._reply_local(asker, machine, ids)
+            else:
+                self._reply(asker, ("error", tuple(error)))
+            for object_id in ids:
+                self.objects.unpin(object_id)
+
+        self.transfers.localize(machine, ids, arrived)
+
+    def _reply_local(self, asker: Asker, machine: int, ids: Sequence[int]) -> None:
+        """Answer with values that have just been brought, unless one was lost meanwhile."""
+        values: list[tuple[int, Value]] = []
+        for object_id in ids:
+            entry = self.objects.get(object_id)
+            assert entry is not None, "it is pinned"
+            assert entry.value is not None, "it was ready"
+            if entry.is_error:
+                self._reply(asker, ("error", tuple(entry.value)))
+                return
+            value = self.transfers.on(machine, object_id, entry.value)
+            assert value is not None, "it has been brought here"
+            values.append((object_id, value))
+        self._reply_values(asker, values)
+
+    def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
+        for object_id, value in values:
+            self._lend(asker[0], object_id, value)
+        self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
+
+    def _reply(self, asker: Asker, payload: Answer) -> None:
+        process, req = asker
         if process == DRIVER:
             self._rim.answer(req, payload)
         else:
             self._rim.send(process, ("reply", req, payload))
+
+
+def _bare(block: Block) -> Value:
+    """Return a value that is nothing but its block."""
+    return Value(None, (), (), (block.arena, block.offset, block.size))

@@ -16,7 +16,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection
 from typing import Literal, NamedTuple
 
-from .arenas import Arenas, Send
+from .arenas import Arenas, Send, Usage
 from .blocks import block_bytes
 from .errors import StoreFullError
 from .objects import Entry, Objects
@@ -47,6 +47,7 @@ class Room:
     """The store of one machine, as an amount.
 
     Args:
+        machine: The machine's number.
         capacity: Bytes of shared memory that may be in use.
         directory: Where spilled objects go.
         objects: The object table.
@@ -59,6 +60,7 @@ class Room:
 
     def __init__(
         self,
+        machine: int,
         capacity: int,
         directory: str,
         *,
@@ -69,7 +71,7 @@ class Room:
         send: Send,
         answer: Callable[[Asker, Answer], None],
     ) -> None:
-        self._capacity, self._directory = capacity, directory
+        self._machine, self._capacity, self._directory = machine, capacity, directory
         self._objects, self._arenas = objects, arenas
         self._in_use, self._name_of = in_use, name_of
         self._send, self._answer = send, answer
@@ -83,7 +85,7 @@ class Room:
     @property
     def free_bytes(self) -> int:
         """Bytes that nobody has been granted."""
-        return self._capacity - self._granted.total() - self._arenas.orphan_bytes
+        return self._capacity - self._taken(self._arenas.usage(self._machine))
 
     def ask(self, asker: Asker, size: int, missing: int, stage: Stage) -> None:
         """Grant ``missing`` bytes for a value of ``size`` now or later, or say what else to do.
@@ -132,7 +134,7 @@ class Room:
         in_use = self._in_use()
         for object_id, offset, checksum in places:
             entry = self._objects.get(object_id)
-            old = None if entry is None or object_id in in_use else _movable(entry)
+            old = None if entry is None or object_id in in_use else self._movable(entry)
             if old is None or old.block is None:
                 continue
             new = old._replace(block=(arena_id, offset, old.block[2]), checksum=checksum)
@@ -162,12 +164,12 @@ class Room:
 
     def describe(self, size: int) -> str:
         """Return why a value does not fit, and who holds what."""
-        used, spilled = self._arenas.live_bytes(), self._arenas.disk_bytes
+        usage = self._arenas.usage(self._machine)
         text = (
             f"a value of {_mb(size)} {'can never' if size > self._capacity else 'does not'} fit "
             f"into object_store_memory={self._capacity}: "
-            f"{_mb(used)} used, {_mb(self._granted.total() + self._arenas.orphan_bytes - used)} "
-            f"kept by processes for what they write next, {_mb(spilled)} spilled to "
+            f"{_mb(usage.in_memory)} used, {_mb(self._taken(usage) - usage.in_memory)} kept by "
+            f"processes for what they write next, {_mb(usage.on_disk)} spilled to "
             f"{self._directory}"
         )
         if self._trouble:
@@ -177,12 +179,15 @@ class Room:
             text += f". Most is held by: {holders}"
         return f"{text}. Drop refs and views, store smaller values or raise object_store_memory"
 
+    def _taken(self, usage: Usage) -> int:
+        """Return the bytes that are spoken for: a daemon writes copies without asking."""
+        return usage.left + (self._granted | usage.live).total()
+
     def _ask_back(self, asker: int) -> bool:
         """Ask all but the asker for what they keep and do not use; return whether any has some."""
+        live = self._arenas.usage(self._machine).live
         rich = [
-            process
-            for process, granted in self._granted.items()
-            if process != asker and granted > self._arenas.live_bytes(owner=process)
+            who for who, granted in self._granted.items() if who != asker and granted > live[who]
         ]
         for process in rich:
             self._send(process, ("trim",))
@@ -196,12 +201,21 @@ class Room:
         for object_id, entry in self._objects.resident():
             if total >= goal:
                 break
-            value = _movable(entry)
+            value = self._movable(entry)
             is_taken = object_id in in_use or object_id in self._spilling
             if value is not None and value.block is not None and not is_taken:
                 found.append((object_id, value.block))
                 total += block_bytes(value.block[2])
         return found if total >= need else []
+
+    def _movable(self, entry: Entry) -> Value | None:
+        """Return the value of an object of this machine's memory that nobody looks at."""
+        value = entry.value
+        is_here = value is not None and value.block is not None and self._is_here(value.block[0])
+        return value if is_here and not entry.views else None
+
+    def _is_here(self, arena_id: int) -> bool:
+        return self._arenas.machine_of(arena_id) == self._machine
 
     def _order_spill(self, asker: Asker, victims: list[tuple[int, tuple[int, int, int]]]) -> None:
         del self._waiting[asker]
@@ -223,8 +237,9 @@ class Room:
         made: dict[int, list[int]] = {}
         for object_id, entry in self._objects.resident():
             assert entry.value is not None, "what is in memory is ready"
-            if entry.value.block is not None:
-                arena_id, _, size = entry.value.block
+            block = entry.value.block
+            if block is not None and self._is_here(block[0]):
+                arena_id, _, size = block
                 maker = self._arenas.owner(arena_id)
                 sizes[maker] += block_bytes(size)
                 made.setdefault(maker, []).append(object_id)
@@ -244,11 +259,6 @@ class Room:
             )
         kept = [f"{kind} ({count})" for kind, count in kinds.most_common(_NUM_HOLDERS)]
         return ", ".join(kept) or "calls and other objects"
-
-
-def _movable(entry: Entry) -> Value | None:
-    """Return the value of an object that nobody looks at."""
-    return None if entry.views else entry.value
 
 
 def _mb(size: int) -> str:

@@ -4,7 +4,7 @@ Calls with the same needs form one queue, first come, first served. Queues do no
 other: a call that waits for a GPU holds back no call that only wants a CPU.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -26,11 +26,20 @@ class Grant(NamedTuple):
 
     id: int
     gpu_ids: tuple[str, ...]
+    machine: int = 0
+
+
+class _Place(NamedTuple):
+    """A pool of amounts on one machine: all of the machine, or a bundle there."""
+
+    machine: int
+    pool: Pool
 
 
 class _Group(NamedTuple):
-    share: Share
-    bundles: list[Pool]
+    shares: list[tuple[int, Share]]
+    """What each bundle took, and from which machine."""
+    bundles: list[_Place]
 
 
 class _Waiting(NamedTuple):
@@ -39,30 +48,47 @@ class _Waiting(NamedTuple):
 
 
 class _Running(NamedTuple):
-    pool: Pool
+    place: _Place
     share: Share
     group: int
 
 
 class Scheduler:
-    """Admission control of one node.
+    """Admission control of all machines; the one it begins with is machine 0.
 
     >>> scheduler = Scheduler(Pool({"CPU": 10000}))
     >>> scheduler.add(Request(1, (("CPU", 10000),))), scheduler.add(Request(2, (("CPU", 10000),)))
     (None, None)
     >>> scheduler.schedule(), scheduler.schedule()
-    ([Grant(id=1, gpu_ids=())], [])
+    ([Grant(id=1, gpu_ids=(), machine=0)], [])
     >>> scheduler.release(1); scheduler.schedule()
-    [Grant(id=2, gpu_ids=())]
+    [Grant(id=2, gpu_ids=(), machine=0)]
     """
 
     def __init__(self, node: Pool) -> None:
-        self._node = node
+        self._machines = {0: node}
         self._queues: dict[tuple[Demand, int, int], deque[int]] = {}
         self._running: dict[int, _Running] = {}
         self._paused: set[int] = set()
         self._groups: dict[int, _Group] = {}
         self._waiting_groups: dict[int, _Waiting] = {}
+
+    def add_machine(self, machine: int, pool: Pool) -> None:
+        """A machine has joined."""
+        self._machines[machine] = pool
+
+    def remove_machine(self, machine: int) -> list[int]:
+        """A machine is gone: nothing starts there; return the groups that lost a bundle."""
+        del self._machines[machine]
+        return [
+            group
+            for group, placed in self._groups.items()
+            if any(bundle.machine == machine for bundle in placed.bundles)
+        ]
+
+    def totals(self) -> list[Mapping[str, int]]:
+        """Return what each machine has."""
+        return [pool.totals for pool in self._machines.values()]
 
     def add(self, request: Request) -> None:
         """Queue a call."""
@@ -88,7 +114,7 @@ class Scheduler:
                     break  # first come, first served: nothing with these needs may jump ahead
                 call_id = queue.popleft()
                 self._running[call_id] = running
-                grants.append(Grant(call_id, running.share.gpu_ids))
+                grants.append(Grant(call_id, running.share.gpu_ids, running.place.machine))
             if not queue:
                 del self._queues[key]
         return grants
@@ -98,21 +124,21 @@ class Scheduler:
         self.resume(call_id)
         running = self._running.pop(call_id, None)
         if running is not None:
-            running.pool.give(running.share)
+            running.place.pool.give(running.share)
 
     def pause(self, call_id: int) -> None:
         """A running call waits for others: they may use its CPUs."""
         if call_id in self._running and call_id not in self._paused:
             self._paused.add(call_id)
             running = self._running[call_id]
-            running.pool.lend(running.share)
+            running.place.pool.lend(running.share)
 
     def resume(self, call_id: int) -> None:
         """A paused call goes on."""
         if call_id in self._paused:
             self._paused.discard(call_id)
             running = self._running[call_id]
-            running.pool.reclaim(running.share)
+            running.place.pool.reclaim(running.share)
 
     def add_group(self, group: int, bundles: Iterable[Demand], strategy: Strategy) -> None:
         """Queue a placement group; ``place_groups`` reserves it."""
@@ -134,7 +160,7 @@ class Scheduler:
         self._waiting_groups.pop(group, None)
         gone = self._groups.pop(group, None)
         if gone is not None:
-            self._node.give(gone.share)
+            self._give_back(gone.shares)
         orphans = [call for call, running in self._running.items() if running.group == group]
         for key in [key for key in self._queues if key[1] == group]:
             orphans += self._queues.pop(key)
@@ -145,38 +171,46 @@ class Scheduler:
         return group in self._groups or group in self._waiting_groups
 
     def available(self) -> Mapping[str, int]:
-        """Return what is free on the node, outside groups."""
-        return self._node.available()
+        """Return what is free on all machines, outside groups."""
+        free: Counter[str] = Counter()
+        for pool in self._machines.values():
+            free.update(pool.available())
+        return free
 
     def _place(self, needs: Demand, group: int, bundle: int) -> _Running | None:
-        for pool in self._pools(group, bundle):
-            share = pool.take(needs)
+        for place in self._places(group, bundle):
+            share = place.pool.take(needs)
             if share is not None:
-                return _Running(pool, share, group)
+                return _Running(place, share, group)
         return None
 
-    def _pools(self, group: int, bundle: int) -> list[Pool]:
+    def _places(self, group: int, bundle: int) -> list[_Place]:
         if not group:
-            return [self._node]
+            return [_Place(machine, pool) for machine, pool in self._machines.items()]
         if group not in self._groups:
             return []
-        pools = self._groups[group].bundles
-        return pools if bundle < 0 else [pools[bundle]]
+        bundles = self._groups[group].bundles
+        return bundles if bundle < 0 else [bundles[bundle]]
 
     def _reserve(self, waiting: _Waiting) -> _Group | None:
-        if plan(waiting.bundles, [self._node.available()], waiting.strategy) is None:
+        machines = list(self._machines)
+        free = [self._machines[machine].available() for machine in machines]
+        chosen = plan(waiting.bundles, free, waiting.strategy)
+        if chosen is None:
             return None
-        shares: list[Share] = []
-        for bundle in waiting.bundles:
-            share = self._node.take(bundle)
+        shares: list[tuple[int, Share]] = []
+        for bundle, index in zip(waiting.bundles, chosen, strict=True):
+            share = self._machines[machines[index]].take(bundle)
             if share is None:  # the sum of GPU fractions fits, one device does not
-                for taken in shares:
-                    self._node.give(taken)
+                self._give_back(shares)
                 return None
-            shares.append(share)
-        amounts = tuple(pair for share in shares for pair in share.amounts)
-        gpus = tuple(pair for share in shares for pair in share.gpus)
-        return _Group(Share(amounts, gpus), [_bundle_pool(share) for share in shares])
+            shares.append((machines[index], share))
+        return _Group(shares, [_Place(m, _bundle_pool(share)) for m, share in shares])
+
+    def _give_back(self, shares: list[tuple[int, Share]]) -> None:
+        for machine, share in shares:
+            if machine in self._machines:
+                self._machines[machine].give(share)
 
 
 def _bundle_pool(share: Share) -> Pool:

@@ -5,6 +5,7 @@ results, a retry, or a typed error.
 """
 
 import os
+import pickle
 import signal
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from .messages import RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
+from .transfers import Transfers
 from .value import Value, error_value
 from .wire import Message
 
@@ -32,8 +34,8 @@ _STATES = {
 class Processes(Protocol):
     """What a supervisor does to processes."""
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Start a process that first reads ``setup``."""
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine; it first reads ``setup``."""
         ...
 
     def kill(self, worker: int) -> None:
@@ -48,10 +50,6 @@ class Processes(Protocol):
         """Send to a process; no harm when it is gone."""
         ...
 
-    def tail(self, worker: int) -> list[str]:
-        """Return the last lines that a process printed."""
-        ...
-
 
 class Supervisor:
     """All worker processes of one node.
@@ -60,6 +58,7 @@ class Supervisor:
         objects: The object table.
         scheduler: Decides who may start.
         arenas: The table of shared memory.
+        transfers: Brings arguments to the machines they are needed on.
         processes: Does what is decided here.
         max_idle: Processes kept for tasks to come.
     """
@@ -69,12 +68,13 @@ class Supervisor:
         objects: Objects,
         scheduler: Scheduler,
         arenas: Arenas,
+        transfers: Transfers,
         processes: Processes,
         *,
         max_idle: int,
     ) -> None:
         self._scheduler, self._processes, self._max_idle = scheduler, processes, max_idle
-        self.calls = Calls(objects, arenas, processes.send)
+        self.calls = Calls(objects, arenas, transfers, processes.send, on_lost=self._arguments_lost)
         self.actors = Actors(
             self.calls,
             objects,
@@ -91,8 +91,17 @@ class Supervisor:
         )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
-        self._num_forked = 0
+        self._num_processes = 0
         self._broken: Value | None = None
+
+    def next_process(self) -> int:
+        """Return a number that no process of this engine has had."""
+        self._num_processes += 1
+        return self._num_processes
+
+    def add_machine(self, num_cpus: int) -> None:
+        """A machine has joined: keep as many more idle processes."""
+        self._max_idle += num_cpus
 
     def submit(self, caller: int, spec: Spec) -> None:
         """Accept a call; it starts when its arguments and its resources are there."""
@@ -110,7 +119,12 @@ class Supervisor:
     def start(self, grant: Grant) -> None:
         """Run a call that got its resources."""
         call = self.calls[grant.id]
-        key = WorkerKey(call.spec.env, grant.gpu_ids)
+        error = self.calls.argument_error(call)
+        if error is not None:  # an argument was lost with its machine while the call was queued
+            self._scheduler.release(grant.id)
+            self._abandon(call, error)
+            return
+        key = WorkerKey(call.spec.env, grant.gpu_ids, grant.machine)
         worker = self._idle_worker(key) if call.spec.kind == "task" else None
         worker = worker or self._fork(key, call)
         worker.grant = grant.id
@@ -163,12 +177,11 @@ class Supervisor:
             self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
             self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
 
-    def exited(self, process: int, status: int) -> None:
-        """A worker process is gone; ``status`` is waitpid's."""
+    def exited(self, process: int, reason: str) -> None:
+        """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
         self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
-        reason = describe_exit(status, tail=self._processes.tail(process))
         if worker.actor:
             creation = self.actors.lost(worker, reason)
             if creation is not None:
@@ -212,6 +225,11 @@ class Supervisor:
         calls = [call for worker in self._workers.values() for call in worker.calls.values()]
         return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
 
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: end its tasks, and its actors unless they are detached."""
+        self.actors.caller_left(process)
+        self.cancels.caller_left(process)
+
     def label(self, process: int) -> str:
         """Return what a worker is, or runs, as its lines are marked."""
         worker = self._workers.get(process)
@@ -245,6 +263,14 @@ class Supervisor:
             self._rest(worker)
         else:
             self.actors.finished(worker.actor)
+
+    def _arguments_lost(self, worker: Worker, call: Call, error: Value) -> None:
+        """What a call needs cannot be brought to the machine it was sent to."""
+        if call.spec.kind == "new":
+            text = str(pickle.loads(error.stream or b""))
+            self.constructor_failed(worker.id, call.spec.id, text)
+        else:
+            self.done(worker.id, call.spec.id, results=(), error=tuple(error))
 
     def _arguments_ready(self, call: Call) -> None:
         if call.spec.kind == "method":
@@ -294,8 +320,7 @@ class Supervisor:
         return None
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
-        self._num_forked += 1
-        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id, call.spec.name)
+        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id, call.spec.name)
         worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
         setup = {
@@ -305,7 +330,7 @@ class Supervisor:
             "name": call.spec.name,
             "max_concurrency": call.spec.max_concurrency,
         }
-        self._processes.fork(worker.id, setup)
+        self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
 
     def _rest(self, worker: Worker) -> None:
