@@ -183,7 +183,7 @@ def test_an_interrupt_never_hits_the_next_call(ray, until):
         assert ray.get(after, timeout=WAIT_S) == 1000 + i
 
 
-def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path):
+def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path, until):
     @ray.remote
     class Slow:
         def __init__(self):
@@ -191,6 +191,8 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path)
 
         def run(self, i, path=None):
             self.seen.append(i)
+            if path is not None:
+                open(f"{path}.begun", "w").close()
             while path is not None and not os.path.exists(path):
                 time.sleep(0.01)
             return list(self.seen)
@@ -201,6 +203,7 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path)
     path = str(tmp_path / "go")
     refs = [actor.run.remote(1, path), actor.run.remote(2), actor.run.remote(late)]
     behind = actor.run.remote(4)
+    assert until(lambda: os.path.exists(f"{path}.begun"))
     ray.cancel(refs[1])
     ray.cancel(refs[2])
     for ref in refs[1:]:

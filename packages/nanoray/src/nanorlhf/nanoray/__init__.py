@@ -14,6 +14,7 @@ from .api import (
     init,
     is_initialized,
     kill,
+    nodes,
     placement_group,
     put,
     remove_placement_group,
@@ -22,6 +23,7 @@ from .api import (
 )
 from .errors import (
     ActorDiedError,
+    AuthenticationError,
     EngineError,
     GetTimeoutError,
     InfeasibleError,
@@ -43,6 +45,7 @@ from .remote import ActorHandle, method, remote
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "AuthenticationError",
     "EngineError",
     "GetTimeoutError",
     "InfeasibleError",
@@ -69,6 +72,7 @@ __all__ = [
     "is_initialized",
     "kill",
     "method",
+    "nodes",
     "placement_group",
     "put",
     "remote",

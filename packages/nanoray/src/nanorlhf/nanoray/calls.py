@@ -23,6 +23,8 @@ class Call:
     """Objects kept for it."""
     retries_left: int
     """-1 is without end."""
+    depth: int = 0
+    """How many calls under way it was made in."""
     num_missing: int = 0
     """Arguments that are not ready."""
     state: Literal["waiting", "queued", "running"] = "waiting"
@@ -119,6 +121,13 @@ class Calls:
     def get(self, call_id: int) -> Call | None:
         """Return the call, or None when it has ended."""
         return self._calls.get(call_id)
+
+    def depth(self, spec: Spec) -> int:
+        """Return how many calls under way a call was made in, one inside the other."""
+        depth, parent = 0, self._calls.get(spec.parent)
+        while parent is not None:
+            depth, parent = depth + 1, self._calls.get(parent.spec.parent)
+        return depth
 
     def owing(self, object_id: int) -> Call | None:
         """Return the call that will make the object, or None when it is there or unknown."""

@@ -19,7 +19,9 @@
 """
 
 import pickle
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 
@@ -104,11 +106,12 @@ class TaskError(NanoRayError):
 def task_error(where: str, remote_traceback: str, cause: BaseException | None) -> TaskError:
     """Return the error to raise for ``cause``, of a class derived from both trees.
 
-    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py). An error that
-    passes through several tasks stays of the class of the first: ``cause`` is never a TaskError
-    that has a cause.
+    The cause of an error that came through several calls is the first one: it is caught by its
+    class at every level, and the text tells of all of them.
+
+    Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py).
     """
-    if isinstance(cause, TaskError) and cause.cause is not None:
+    while isinstance(cause, TaskError):
         cause = cause.cause
     kind = _dual_class(type(cause)) if isinstance(cause, Exception) else TaskError
     error = _instance(kind, cause)
@@ -117,10 +120,23 @@ def task_error(where: str, remote_traceback: str, cause: BaseException | None) -
     return error
 
 
+def traceback_text(error: BaseException, frames: TracebackType | None) -> str:
+    """Return the traceback of an error from ``frames`` on, with those of its causes.
+
+    What a TaskError says includes its cause, which must not be told again at each level: the text
+    would double with every call that an error passes through.
+    """
+    whole = traceback.TracebackException(type(error), error, frames)
+    link: traceback.TracebackException | None = whole
+    while link is not None:
+        if link.exc_type is not None and issubclass(link.exc_type, TaskError):
+            link.__cause__ = link.__context__ = None
+        link = link.__cause__ or link.__context__
+    return "".join(whole.format()).rstrip()
+
+
 def _dual_class(cause: type[Exception]) -> type[TaskError]:
     """Return a class under TaskError and ``cause``; TaskError alone when Python refuses."""
-    if issubclass(cause, TaskError):
-        return TaskError
     own = {name: TaskError.__dict__[name] for name in ("__str__", "__reduce__")}
     own["__init__"] = lambda self, *args: None
     try:

@@ -34,22 +34,9 @@ def start_local(
     """
     inherited = environment(runtime_env)
     inherited.check_folders()
-    gpus = inherited_gpus(os.environ)
-    if num_gpus is not None and num_gpus > len(gpus):
-        if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
-            raise ValueError(
-                f"num_gpus={num_gpus} but this process may use {len(gpus)} ({gpus}); ask for that "
-                f"many or change CUDA_VISIBLE_DEVICES"
-            )
-        gpus = [str(index) for index in range(num_gpus)]  # no driver listing: take the word for it
-    gpus = gpus if num_gpus is None else gpus[:num_gpus]
-    cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
-    amounts = dict(demand(num_cpus=cpus, resources=resources))
-    slots = max(_MIN_TASK_PROCESSES, int(4 * cpus))
-    pool = Pool({**amounts, SLOT: slots * UNIT}, gpus)
+    pool = own_pool(num_cpus, num_gpus, resources)
     holds = HoldLog()
     reader = Reader(holds)
-    totals = dict(pool.totals)
     engine = Engine(
         pool,
         holds=holds,
@@ -64,9 +51,32 @@ def start_local(
         process=DRIVER,
         holds=holds,
         reader=reader,
-        totals=totals,
+        totals=[dict(pool.totals)],
         context=driver_context(),
         environment=inherited,
     )
     engine.on_take_back(client.writer.take)
     return client
+
+
+def own_pool(
+    num_cpus: float | None, num_gpus: int | None, resources: Mapping[str, float] | None
+) -> Pool:
+    """Return what this machine hands out; None is all this process may use.
+
+    Raises:
+        ValueError: More GPUs are asked for than this process may use.
+    """
+    gpus = inherited_gpus(os.environ)
+    if num_gpus is not None and num_gpus > len(gpus):
+        if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
+            raise ValueError(
+                f"num_gpus={num_gpus} but this process may use {len(gpus)} ({gpus}); ask for that "
+                f"many or change CUDA_VISIBLE_DEVICES"
+            )
+        gpus = [str(index) for index in range(num_gpus)]  # no driver listing: take the word for it
+    gpus = gpus if num_gpus is None else gpus[:num_gpus]
+    cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
+    amounts = dict(demand(num_cpus=cpus, resources=resources))
+    slots = max(_MIN_TASK_PROCESSES, int(4 * cpus))
+    return Pool({**amounts, SLOT: slots * UNIT}, gpus)

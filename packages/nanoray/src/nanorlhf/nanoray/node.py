@@ -128,6 +128,7 @@ class Node:
             "spare": self._on_spare,
             "spilled": self._on_spilled,
             "revoke": self._on_revoke,
+            "totals": self._on_totals,
             "ungroup": self._on_ungroup,
             "unspilled": self._on_unspilled,
             "wait": self._on_wait,
@@ -143,6 +144,7 @@ class Node:
             self.objects.complete(group, _NONE)
         for grant in self.scheduler.schedule():
             self.supervisor.start(grant)
+        self.supervisor.trim()
         freed = self.objects.take_freed()
         while freed:
             for dead in freed:
@@ -172,10 +174,9 @@ class Node:
         self.supervisor.caller_left(process)
         self._drop_process(process)
 
-    def machine_joined(self, about: About) -> int:
-        """A machine has come; return its number."""
+    def machine_joined(self, process: int, about: About) -> int:
+        """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
-        process = self.supervisor.next_process()
         machine = self.machines.add(process, about, dict(pool.totals))
         self.rooms[machine] = self._open_room(machine)
         self.scheduler.add_machine(machine, pool)
@@ -381,6 +382,9 @@ class Node:
         amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
 
+    def _on_totals(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", [dict(t) for t in self.scheduler.totals()]))
+
     def _on_machines(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self.machines.rows()))
 
@@ -410,7 +414,8 @@ class Node:
         return self.rooms[self.machines.of(process)]
 
     def _name_of(self, process: int) -> str:
-        return "driver" if process == DRIVER else self.supervisor.label(process)
+        is_driver = process == DRIVER or process in self._drivers
+        return "driver" if is_driver else self.supervisor.label(process)
 
     def _lend(self, process: int, object_id: int, value: Value) -> None:
         """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""

@@ -6,13 +6,13 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 
 import inspect
 import os
-import traceback
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from .client import Client
-from .errors import TaskCancelledError, task_error
+from .errors import TaskCancelledError, task_error, traceback_text
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import RawValue, Run, Slot
@@ -62,7 +62,7 @@ class Performer:
         try:
             self._check_wanted(run)
             value = self._call(run)
-            if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):  # not any awaitable: a method may return a ref
                 value = await value
             if run.stream is not None:
                 await self._outflow.pour_async(run, value)
@@ -91,7 +91,7 @@ class Performer:
         except Exception as broken:  # noqa: BLE001  its classes cannot be loaded: say so
             error = broken
         frames = _user_frames(error)
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
+        text = traceback_text(error, frames)
         if run.kind == "new":
             self._link.post(("failed", run.id, text))
             return
@@ -115,12 +115,12 @@ class Performer:
             self.actor = value
             return []
         values = [value] if len(run.returns) == 1 else _several(run, value)
+        cuts = [pickled(item) for item in values]
         results: Results = []
         try:
-            for item in values:
-                cut = pickled(item)
+            for cut in cuts:
                 results.append((tuple(self._client.writer.write(cut)), cut.held))
-        except BaseException:
+        except BaseException:  # the store is full, or the call was cancelled
             for raw, _ in results:
                 self._client.writer.discard(Value(*raw))
             raise
@@ -132,7 +132,7 @@ class Performer:
             return getattr(self.actor, run.method)(*args, **kwargs)
         code = self._code(run.code)
         if run.kind == "new":
-            return code(*args, **kwargs)
+            return _construct(code, args, kwargs)
         return self._interrupts.run(run.id, code, args, kwargs)
 
     def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
@@ -153,6 +153,19 @@ class Performer:
             blob = self._link.codes.pop(code_id)
             self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
         return self._codes[code_id]
+
+
+def _construct(cls: UserValue, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UserValue:
+    """Return an instance, or a coroutine that makes it when ``__init__`` is ``async def``."""
+    if not inspect.iscoroutinefunction(cls.__init__):
+        return cls(*args, **kwargs)
+
+    async def construct() -> UserValue:
+        actor = cls.__new__(cls, *args, **kwargs)
+        await actor.__init__(*args, **kwargs)
+        return actor
+
+    return construct()
 
 
 def _several(run: Run, value: UserValue) -> list[Any]:

@@ -1,7 +1,8 @@
 """Which waiting call may start: a pure state machine over resource pools.
 
 Calls with the same needs form one queue, first come, first served. Queues do not block each
-other: a call that waits for a GPU holds back no call that only wants a CPU.
+other: a call that waits for a GPU holds back no call that only wants a CPU. Calls made inside
+others come before those: a recursion is walked depth first, so that few processes wait at a time.
 """
 
 from collections import Counter, deque
@@ -13,12 +14,16 @@ from .resources import GPU, Demand, Pool, Share
 
 
 class Request(NamedTuple):
-    """One call that wants to start; ``group`` 0 is the node itself, ``bundle`` -1 any of it."""
+    """One call that wants to start; ``group`` 0 is the node itself, ``bundle`` -1 any of it.
+
+    ``depth`` counts the calls under way that it was made in.
+    """
 
     id: int
     needs: Demand
     group: int = 0
     bundle: int = -1
+    depth: int = 0
 
 
 class Grant(NamedTuple):
@@ -67,7 +72,7 @@ class Scheduler:
 
     def __init__(self, node: Pool) -> None:
         self._machines = {0: node}
-        self._queues: dict[tuple[Demand, int, int], deque[int]] = {}
+        self._queues: dict[tuple[Demand, int, int, int], deque[int]] = {}
         self._running: dict[int, _Running] = {}
         self._paused: set[int] = set()
         self._groups: dict[int, _Group] = {}
@@ -86,13 +91,13 @@ class Scheduler:
             if any(bundle.machine == machine for bundle in placed.bundles)
         ]
 
-    def totals(self) -> list[Mapping[str, int]]:
+    def totals(self) -> list[dict[str, int]]:
         """Return what each machine has."""
-        return [pool.totals for pool in self._machines.values()]
+        return [dict(pool.totals) for pool in self._machines.values()]
 
     def add(self, request: Request) -> None:
         """Queue a call."""
-        key = (request.needs, request.group, request.bundle)
+        key = (request.needs, request.group, request.bundle, request.depth)
         self._queues.setdefault(key, deque()).append(request.id)
 
     def withdraw(self, call_id: int) -> None:
@@ -106,8 +111,8 @@ class Scheduler:
     def schedule(self) -> list[Grant]:
         """Return every call that can start now and charge it."""
         grants: list[Grant] = []
-        for key, queue in list(self._queues.items()):
-            needs, group, bundle = key
+        for key in sorted(self._queues, key=lambda key: -key[3]):
+            (needs, group, bundle, _), queue = key, self._queues[key]
             while queue:
                 running = self._place(needs, group, bundle)
                 if running is None:

@@ -15,7 +15,7 @@ from .actors import Actors
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
 from .cancels import Cancels, cancelled
-from .errors import PlacementGroupRemovedError, WorkerCrashedError
+from .errors import InfeasibleError, PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
@@ -23,6 +23,9 @@ from .scheduler import Grant, Request, Scheduler
 from .transfers import Transfers
 from .value import Value, error_value
 from .wire import Message
+
+MAX_DEPTH = 100
+"""Calls under way one inside the other; each but the last keeps a process that waits."""
 
 _STATES = {
     "waiting": "waits for its arguments or its turn",
@@ -113,7 +116,10 @@ class Supervisor:
         else:
             if spec.kind == "new":
                 self.actors.add(call)
-            if not call.num_missing:
+            call.depth = self.calls.depth(spec)
+            if call.depth > MAX_DEPTH:
+                self._abandon(call, _too_deep(spec))
+            elif not call.num_missing:
                 self._enqueue(call)
 
     def start(self, grant: Grant) -> None:
@@ -190,6 +196,12 @@ class Supervisor:
         for call in list(worker.calls.values()):
             self._retry(call, reason)
 
+    def trim(self) -> None:
+        """End the processes idle longest that no task wants now; call when none can start."""
+        while len(self._idle) > self._max_idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._processes.send(oldest.id, ("exit",))
+
     def block(self, process: int) -> None:
         """A worker waits for objects: others may have its CPUs."""
         worker = self._workers.get(process)
@@ -260,7 +272,7 @@ class Supervisor:
         if call.spec.kind == "task":
             self._scheduler.release(call.spec.id)
             worker.grant = 0
-            self._rest(worker)
+            self._idle[worker.id] = worker
         else:
             self.actors.finished(worker.actor)
 
@@ -291,13 +303,14 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle))
+        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle, call.depth))
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""
         self.calls.fail(call, error)
         if call.spec.kind == "new":
-            self.actors.bury(call.spec.actor, "was never created: its group or an argument failed")
+            reason = "its group or an argument failed, or it is nested too deep"
+            self.actors.bury(call.spec.actor, f"was never created: {reason}")
 
     def _retry(self, call: Call, reason: str) -> None:
         """Run a task again whose process died, while it has retries left."""
@@ -329,16 +342,10 @@ class Supervisor:
             "actor": worker.actor,
             "name": call.spec.name,
             "max_concurrency": call.spec.max_concurrency,
+            "has_loop": call.spec.has_loop,
         }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
-
-    def _rest(self, worker: Worker) -> None:
-        """Keep an idle process for the next task, or end the one idle longest."""
-        self._idle[worker.id] = worker
-        if len(self._idle) > self._max_idle:
-            _, oldest = self._idle.popitem(last=False)
-            self._processes.send(oldest.id, ("exit",))
 
 
 def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
@@ -356,6 +363,14 @@ def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
     )
     said = "".join(f"\n  | {line}" for line in tail)
     return f"{how}; its last lines were:{said}" if said else how
+
+
+def _too_deep(spec: Spec) -> Value:
+    reason = (
+        f"{spec.name} is nested {MAX_DEPTH} calls deep, and each keeps a process: give the "
+        f"recursion an end, or compute its lower levels in one task"
+    )
+    return error_value(InfeasibleError(reason))
 
 
 def _group_removed(spec: Spec) -> Value:
