@@ -84,7 +84,7 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.scheduler = Scheduler(pool)
+        self.scheduler = Scheduler(pool, node_id=about.node_id)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
@@ -179,7 +179,7 @@ class Node:
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
         self.rooms[machine] = self._open_room(machine)
-        self.scheduler.add_machine(machine, pool)
+        self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
         return machine
 
@@ -188,7 +188,7 @@ class Node:
         where = f"{self.machines[machine]}, which was lost: {reason}"
         daemon = self.machines[machine].process
         processes = self.machines.lose(machine)
-        groups = self.scheduler.remove_machine(machine)
+        lost = self.scheduler.remove_machine(machine)
         for process in processes:
             if process in self._drivers:
                 self.driver_left(process)
@@ -196,8 +196,9 @@ class Node:
                 self._drop_process(process)
             else:
                 self._worker_gone(process, f"was on {where}")
-        for group in groups:
-            self._dissolve(group)
+        for group in lost.groups:
+            self.objects.reopen(group)  # its lost bundles are placed again: ready() waits for them
+        self.supervisor.strand(lost.stranded)
         self.transfers.machine_lost(machine, where)
         self.arenas.drop_machine(machine)
         del self.rooms[machine]
@@ -347,9 +348,6 @@ class Node:
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
-        self._dissolve(group)
-
-    def _dissolve(self, group: int) -> None:
         if self.scheduler.has_group(group):
             self.supervisor.remove_group(group)
             entry = self.objects.get(group)

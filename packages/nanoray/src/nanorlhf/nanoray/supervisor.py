@@ -8,7 +8,7 @@ import os
 import pickle
 import signal
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
@@ -237,6 +237,11 @@ class Supervisor:
         calls = [call for worker in self._workers.values() for call in worker.calls.values()]
         return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
 
+    def strand(self, stranded: Mapping[int, str]) -> None:
+        """Fail queued calls that nobody can run since a machine was lost."""
+        for call_id, reason in stranded.items():
+            self._abandon(self.calls[call_id], _infeasible(self.calls[call_id].spec, reason))
+
     def caller_left(self, process: int) -> None:
         """A driver is gone: end its tasks, and its actors unless they are detached."""
         self.actors.caller_left(process)
@@ -303,13 +308,18 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle, call.depth))
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
+        reason = self._scheduler.add(request)
+        if reason is not None:
+            self._abandon(call, _infeasible(spec, reason))
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""
         self.calls.fail(call, error)
         if call.spec.kind == "new":
-            reason = "its group or an argument failed, or it is nested too deep"
+            reason = (
+                "its group or an argument failed, it is nested too deep, or no node can hold it"
+            )
             self.actors.bury(call.spec.actor, f"was never created: {reason}")
 
     def _retry(self, call: Call, reason: str) -> None:
@@ -371,6 +381,11 @@ def _too_deep(spec: Spec) -> Value:
         f"recursion an end, or compute its lower levels in one task"
     )
     return error_value(InfeasibleError(reason))
+
+
+def _infeasible(spec: Spec, reason: str) -> Value:
+    text = f"{spec.name} can never run: {reason}; ask for less, or add a node that has it"
+    return error_value(InfeasibleError(text))
 
 
 def _group_removed(spec: Spec) -> Value:
