@@ -22,12 +22,12 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .connection import Connection
+from .exits import describe_exit
 from .machines import About
 from .memory import default_store_bytes
 from .outputs import Outputs, Printed
 from .resources import GPU, Pool
 from .spill import spill_directory
-from .supervisor import describe_exit
 from .wire import Message
 from .zygote import end, launch
 

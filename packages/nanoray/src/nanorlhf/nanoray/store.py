@@ -238,6 +238,10 @@ class Reader:
         for arena_id in list(self._maps):
             self.forget(arena_id)
 
+    def close(self) -> None:
+        """Let go of every arena; the engine is over."""
+        self._maps.clear()
+
     def load(self, object_id: int, value: Value) -> UserValue:
         """Return the object that ``value`` describes.
 
