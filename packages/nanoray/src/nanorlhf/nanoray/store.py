@@ -234,13 +234,9 @@ class Reader:
             os.close(fd)
 
     def close(self) -> None:
-        """Let go of every arena."""
+        """Let go of every arena; the engine is over."""
         for arena_id in list(self._maps):
             self.forget(arena_id)
-
-    def close(self) -> None:
-        """Let go of every arena; the engine is over."""
-        self._maps.clear()
 
     def load(self, object_id: int, value: Value) -> UserValue:
         """Return the object that ``value`` describes.
