@@ -284,6 +284,7 @@ class Client:
         self._link.close()
         self.futures.close()
         self.writer.close()
+        self._reader.close()
 
     def _current_call(self) -> int:
         return call_id.get() or self.only_call

@@ -4,9 +4,7 @@ Whatever happens to a process, every call it had, and every call that comes late
 results, a retry, or a typed error.
 """
 
-import os
 import pickle
-import signal
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
@@ -351,23 +349,6 @@ class Supervisor:
         }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
-
-
-def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
-    """Return what waitpid's status says, in words, and after them what the process last said.
-
-    >>> describe_exit(9), describe_exit(256)
-    ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
-    """
-    code = os.waitstatus_to_exitcode(status)
-    hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
-    how = (
-        f"exited with code {code}"
-        if code >= 0
-        else f"was killed by {signal.Signals(-code).name}{hint}"
-    )
-    said = "".join(f"\n  | {line}" for line in tail)
-    return f"{how}; its last lines were:{said}" if said else how
 
 
 def _too_deep(spec: Spec) -> Value:
