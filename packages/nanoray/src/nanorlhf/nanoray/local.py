@@ -21,6 +21,8 @@ def start_local(
     num_cpus: float | None,
     num_gpus: int | None,
     resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    object_spilling_directory: str | None,
     preload: Sequence[str],
     runtime_env: Mapping[str, Any] | None,
     log_to_driver: bool,
@@ -30,8 +32,8 @@ def start_local(
     """Return the driver's client of a new local engine.
 
     Raises:
-        ValueError: More GPUs are asked for than this process may use, or ``runtime_env`` or the
-            policy is wrong.
+        ValueError: More GPUs are asked for than this process may use, there is no such directory,
+            or ``runtime_env`` or the policy is wrong.
     """
     check_policy(scheduling_policy)
     inherited = environment(runtime_env)
@@ -44,6 +46,8 @@ def start_local(
         holds=holds,
         reader=reader,
         preload=list(preload),
+        store_bytes=object_store_memory,
+        spill_directory=object_spilling_directory,
         log_to_driver=log_to_driver,
         isolate_gpus=isolate_gpus,
         policy=scheduling_policy,
@@ -57,7 +61,7 @@ def start_local(
         context=driver_context(engine.node.machines[0].about.node_id),
         environment=inherited,
     )
-    engine.on_free(client.writer.free)
+    engine.on_take_back(client.writer.take)
     return client
 
 
