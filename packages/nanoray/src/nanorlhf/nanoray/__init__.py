@@ -3,6 +3,7 @@
 The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 """
 
+from .actor_pool import ActorPool
 from .api import (
     available_resources,
     cancel,
@@ -40,6 +41,8 @@ from .errors import (
 )
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .queue import Empty, Full, Queue
+from .rank_group import Group, Scatter
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
 from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
@@ -47,9 +50,13 @@ from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupScheduling
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "ActorPool",
     "AuthenticationError",
+    "Empty",
     "EngineError",
+    "Full",
     "GetTimeoutError",
+    "Group",
     "InfeasibleError",
     "NanoRayError",
     "NodeAffinitySchedulingStrategy",
@@ -60,6 +67,8 @@ __all__ = [
     "PlacementGroup",
     "PlacementGroupRemovedError",
     "PlacementGroupSchedulingStrategy",
+    "Queue",
+    "Scatter",
     "SerializationError",
     "StoreFullError",
     "TaskCancelledError",

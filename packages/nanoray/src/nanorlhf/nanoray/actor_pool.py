@@ -64,7 +64,7 @@ class ActorPool:
         Raises:
             StopIteration: Nothing was submitted, or all has been taken.
             GetTimeoutError: Time is up.
-            Exception: What the call raised; its actor is free again, unless it died.
+            Exception: What the call raised; its actor is free again.
         """
         self._check_next()
         while self._next not in self._by_index:  # taken by get_next_unordered

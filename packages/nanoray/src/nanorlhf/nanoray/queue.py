@@ -6,9 +6,9 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from . import api
+from .options import Options
 from .refs import UserValue
 from .remote import ActorClass, ActorHandle
-from .options import Options
 
 
 class Empty(queue.Empty):
@@ -34,7 +34,7 @@ class _Items:
             return await self.put_batch([item])
         try:
             await asyncio.wait_for(self._queue.put(item), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False
         return True
 
@@ -45,7 +45,7 @@ class _Items:
             return (True, items[0]) if items else (False, None)
         try:
             return True, await asyncio.wait_for(self._queue.get(), timeout)
-        except asyncio.TimeoutError:
+        except TimeoutError:
             return False, None
 
     async def put_batch(self, items: list[Any]) -> bool:
