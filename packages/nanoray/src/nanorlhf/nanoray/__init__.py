@@ -38,6 +38,14 @@ from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
+from .state import (
+    list_actors,
+    list_nodes,
+    list_objects,
+    list_tasks,
+    list_workers,
+    timeline,
+)
 
 __all__ = [
     "ActorDiedError",
@@ -66,11 +74,17 @@ __all__ = [
     "init",
     "is_initialized",
     "kill",
+    "list_actors",
+    "list_nodes",
+    "list_objects",
+    "list_tasks",
+    "list_workers",
     "method",
     "placement_group",
     "put",
     "remote",
     "remove_placement_group",
     "shutdown",
+    "timeline",
     "wait",
 ]

@@ -263,6 +263,16 @@ class Client:
         amounts: dict[str, float] = self._ask_plain("resources", available)
         return amounts
 
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return rows of the engine's tables."""
+        rows: list[dict[str, Any]] = self._ask_plain("state", kind)
+        return rows
+
+    def timeline(self) -> list[tuple[Any, ...]]:
+        """Return the last calls that have ended, as plain fields of ``Ran``."""
+        ran: list[tuple[Any, ...]] = self._ask_plain("timeline")
+        return ran
+
     def context(self) -> Context:
         """Return where the calling code runs."""
         return replace(self._context, task_id=call_id.get() or None)

@@ -5,6 +5,7 @@ change of threads, and so do the answers that ``await ref`` waits for.
 """
 
 import asyncio
+import time
 from collections import deque
 from functools import partial
 from typing import NoReturn
@@ -85,6 +86,6 @@ class LoopActor:
         """Make room for the next call; the frames of this one are gone."""
         del self._tasks[run.id]
         if task.cancelled():  # before its first step, so that it could not answer
-            self._performer.report(run, asyncio.CancelledError())
+            self._performer.report(run, asyncio.CancelledError(), began_s=time.time())
         self._start()
         self._performer.flush()

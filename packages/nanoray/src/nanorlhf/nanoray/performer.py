@@ -6,6 +6,7 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 
 import inspect
 import os
+import time
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +20,7 @@ from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
 from .store import Reader
+from .timeline import Span
 from .value import Value, error_value, pickled
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -41,6 +43,7 @@ class Performer:
     def perform(self, run: Run) -> None:
         """Run one call and send what became of it."""
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -49,15 +52,16 @@ class Performer:
                 value = None  # what the stream itself is, when it has ended
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:
         """Run one call of an actor with an event loop; a plain method runs in the loop, too."""
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -68,9 +72,9 @@ class Performer:
                 value = None
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     def flush(self) -> None:
@@ -78,11 +82,12 @@ class Performer:
         if self._client.holds:
             self._link.post()
 
-    def report(self, run: Run, error: BaseException) -> None:
+    def report(self, run: Run, error: BaseException, *, began_s: float) -> None:
         """Send the error with the traceback of user code."""
         if run.id in self._interrupts.cancelled and run.kind != "new":
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
-            self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
+            value = tuple(error_value(cancelled))
+            self._link.post(("done", run.id, [], value, _span(began_s)))
             return
         is_retried = False
         try:
@@ -92,11 +97,12 @@ class Performer:
         frames = _user_frames(error)
         text = traceback_text(error, frames)
         if run.kind == "new":
-            self._link.post(("failed", run.id, text))
+            self._link.post(("failed", run.id, text, _span(began_s)))
             return
         where = f"{run.name} in process {os.getpid()}"
         value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        self._link.post(("retry", run.id, value) if is_retried else ("done", run.id, [], value))
+        head = ("retry", run.id) if is_retried else ("done", run.id, [])
+        self._link.post((*head, value, _span(began_s)))
 
     def _is_retried(self, run: Run, error: BaseException) -> bool:
         """Return whether the call asked to be run again after such an error."""
@@ -144,6 +150,10 @@ class Performer:
             blob = self._link.codes.pop(code_id)
             self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
         return self._codes[code_id]
+
+
+def _span(began_s: float) -> Span:
+    return began_s, time.time() - began_s
 
 
 def _several(run: Run, value: UserValue) -> list[Any]:

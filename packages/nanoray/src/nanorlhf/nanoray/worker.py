@@ -109,6 +109,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     )
     link.free = client.writer.free
     set_current(client)
+    link.post(("born", os.getpid()))
     link.take_all(messages[1:])
     performer = Performer(link, client, reader, orders)
     Worker(link, client, performer, orders, max_concurrency=setup["max_concurrency"]).serve()
