@@ -29,7 +29,9 @@ def gate(ray):
         def meet(self):
             return self.barrier.wait(WAIT_S) >= 0
 
-        def wait(self):
+        def wait(self, path=None):
+            if path is not None:
+                path.touch()
             return self.opened.wait(WAIT_S)
 
         def open(self):
@@ -77,13 +79,29 @@ def test_no_more_calls_run_than_max_concurrency(ray, gate):
             ray.get(ref, timeout=WAIT_S)
 
 
-def test_one_thread_after_the_other_still_begins_in_order(ray, gate):
-    actor = gate.remote()
+def test_threads_take_the_calls_in_order(ray, gate):
+    actor = gate.options(max_concurrency=2).remote()
+    waiting = actor.wait.remote()  # leaves one thread for the others
     ray.get([actor.begin.remote(number) for number in range(200)], timeout=WAIT_S)
-    # Threads may overtake each other after a call has begun, but never by more than there are.
-    order = ray.get(actor.begun.remote(), timeout=WAIT_S)
-    assert sorted(order) == list(range(200))
-    assert all(abs(number - place) < 200 for place, number in enumerate(order))
+    assert ray.get(actor.begun.remote(), timeout=WAIT_S) == list(range(200))
+    ray.get([actor.open.remote(), waiting], timeout=WAIT_S)
+
+
+def test_a_call_that_waits_for_a_thread_may_be_cancelled_and_one_that_has_one_not(
+    ray, gate, tmp_path, until
+):
+    actor = gate.options(max_concurrency=2).remote()
+    paths = [tmp_path / str(number) for number in range(2)]
+    running = [actor.wait.remote(path) for path in paths]
+    assert until(lambda: all(path.exists() for path in paths))
+    queued, after = actor.begin.remote(1), actor.open.remote()
+    for ref in (*running, queued, after):
+        ray.cancel(ref)
+    for ref in (queued, after):
+        with pytest.raises(ray.TaskCancelledError, match="was cancelled"):
+            ray.get(ref, timeout=WAIT_S)
+    assert ray.wait(running, timeout=0.1)[0] == []
+    ray.kill(actor)
 
 
 def test_threads_of_an_actor_may_call_and_fail(ray, gate):
@@ -104,6 +122,17 @@ def test_an_actor_with_threads_ends_after_its_last_call(ray, gate, until, is_run
     del actor
     assert ray.get([waiting, opens], timeout=WAIT_S) == [True, None]
     assert until(lambda: not is_running(pid))
+
+
+@pytest.mark.parametrize("options", [{"max_restarts": 1}, {"max_concurrency": 2}])
+def test_options_of_actors_are_refused_by_functions(ray, options):
+    with pytest.raises(ValueError, match="is an option of an actor class"):
+        ray.remote(**options)(lambda: 1)
+
+
+def test_options_of_functions_are_refused_by_actor_classes(ray, gate):
+    with pytest.raises(ValueError, match="num_returns=2 is an option of a remote function"):
+        gate.options(num_returns=2)
 
 
 @pytest.fixture
@@ -158,6 +187,25 @@ def looped(ray):
         async def is_free(self):
             gc.collect()
             return self.seen() is None
+
+        async def held(self, path):
+            try:
+                await asyncio.sleep(WAIT_S)
+            except asyncio.CancelledError:
+                path.touch()
+                raise
+
+        async def defy(self):
+            try:
+                await asyncio.sleep(WAIT_S)
+            except asyncio.CancelledError:
+                return "defied"
+
+        async def ref(self):
+            return nanoray.put(5)
+
+        def plain_ref(self):
+            return nanoray.put(6)
 
         async def pid(self):
             return os.getpid()
@@ -266,6 +314,142 @@ def test_an_actor_with_a_loop_ends_after_its_last_call(ray, looped, until, is_ru
     del actor
     assert ray.get([waiting, opens], timeout=WAIT_S) == ["through", None]
     assert until(lambda: not is_running(pid))
+
+
+def test_a_coroutine_is_cancelled_where_it_waits(ray, looped, tmp_path, until):
+    actor = looped.remote()
+    path = tmp_path / "cancelled"
+    refs = [actor.held.remote(path), actor.wait.remote()]
+    ray.get(actor.plain.remote(), timeout=WAIT_S)
+    ray.cancel(refs[0])
+    with pytest.raises(ray.TaskCancelledError, match="held"):
+        ray.get(refs[0], timeout=WAIT_S)
+    assert path.exists()
+    ray.get(actor.open.remote(), timeout=WAIT_S)
+    assert ray.get(refs[1], timeout=WAIT_S) == "through"
+    defiant = actor.defy.remote()
+    ray.get(actor.plain.remote(), timeout=WAIT_S)
+    ray.cancel(defiant)
+    assert ray.get(defiant, timeout=WAIT_S) == "defied"
+    with pytest.raises(ValueError, match="force=True would kill the actor"):
+        ray.cancel(actor.held.remote(path), force=True)
+
+
+def test_a_call_that_waits_for_its_turn_may_be_cancelled(ray, looped):
+    actor = looped.options(max_concurrency=2).remote()
+    running = [actor.wait.remote() for _ in range(2)]
+    queued = actor.note.remote(1)
+    ray.cancel(queued)
+    with pytest.raises(ray.TaskCancelledError):
+        ray.get(queued, timeout=WAIT_S)
+    ray.cancel(running[0])
+    assert ray.get(actor.note.remote(2), timeout=WAIT_S) == [2]
+    ray.get(actor.open.remote(), timeout=WAIT_S)
+    assert ray.get(running[1], timeout=WAIT_S) == "through"
+
+
+def test_a_ref_that_a_method_returns_stays_a_ref(ray, looped):
+    actor = looped.remote()
+    refs = ray.get([actor.ref.remote(), actor.plain_ref.remote()], timeout=WAIT_S)
+    assert ray.get(refs, timeout=WAIT_S) == [5, 6]
+
+
+def test_the_constructor_runs_in_the_loop_and_alone(ray):
+    @ray.remote
+    class Slow:
+        def __new__(cls, *args):
+            return super().__new__(cls)
+
+        async def __init__(self, value):
+            self.ready = False
+            await asyncio.sleep(0.1)
+            self.value, self.ready = value, True
+
+        async def get(self):
+            return self.ready, self.value
+
+    actor = Slow.remote(5)
+    refs = [actor.get.remote() for _ in range(3)]
+    assert ray.get(refs, timeout=WAIT_S) == [(True, 5)] * 3
+
+    @ray.remote
+    class Plain:
+        def __init__(self):
+            self.loop = asyncio.get_running_loop()
+            self.early = nanoray.get(nanoray.remote(lambda: 3).options(num_cpus=0).remote())
+
+        async def same(self):
+            return self.loop is asyncio.get_running_loop(), self.early
+
+    assert ray.get(Plain.remote().same.remote(), timeout=WAIT_S) == (True, 3)
+
+
+def test_a_constructor_that_raises_in_a_loop_fails_every_call(ray):
+    @ray.remote
+    class Broken:
+        async def __init__(self):
+            await asyncio.sleep(0)
+            raise ValueError("no such model")
+
+        async def ok(self):
+            return True
+
+    actor = Broken.remote()
+    for _ in range(2):
+        with pytest.raises(ray.ActorDiedError, match="no such model"):
+            ray.get(actor.ok.remote(), timeout=WAIT_S)
+
+
+def test_an_actor_with_a_loop_restarts(ray, tmp_path):
+    @ray.remote(max_restarts=1, max_task_retries=1)
+    class Fragile:
+        async def die_once(self, path):
+            if not path.exists():
+                path.touch()
+                os._exit(1)
+            return os.getpid()
+
+    actor = Fragile.remote()
+    assert ray.get(actor.die_once.remote(tmp_path / "died"), timeout=WAIT_S)
+
+
+def test_threads_that_a_task_starts_belong_to_its_call(ray):
+    @ray.remote
+    def ids():
+        found = [nanoray.get_runtime_context().task_id]
+
+        def work():
+            found.append(nanoray.get_runtime_context().task_id)
+
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return found
+
+    one, two = ray.get(ids.remote(), timeout=WAIT_S)
+    assert one == two != 0
+
+
+def test_a_failed_call_keeps_no_argument(ray):
+    import numpy as np
+
+    @ray.remote
+    class Keeps:
+        def __init__(self):
+            self.seen = None
+
+        def fail(self, array):
+            self.seen = weakref.ref(array)
+            raise LookupError("lost")
+
+        def is_free(self):
+            return self.seen() is None
+
+    for concurrency in (1, 2):
+        actor = Keeps.options(max_concurrency=concurrency).remote()
+        with pytest.raises(LookupError):
+            ray.get(actor.fail.remote(ray.put(np.ones(100_000))), timeout=WAIT_S)
+        assert ray.get(actor.is_free.remote(), timeout=WAIT_S)
 
 
 def test_async_functions_are_no_tasks(ray):

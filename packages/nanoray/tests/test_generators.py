@@ -393,6 +393,50 @@ def test_completed_tells_when_a_generator_has_ended(ray):
         ray.get(count.remote(3).completed(), timeout=WAIT_S)
 
 
+@pytest.mark.parametrize("kind", ["task", "task at rest", "method", "async method"])
+def test_a_generator_may_be_cancelled_by_its_ref_or_itself(ray, kind):
+    def endless(*_):
+        while True:
+            yield 1
+            time.sleep(0.01)
+
+    class Source:
+        def forever(self):
+            yield from endless()
+
+    class AsyncSource:
+        async def forever(self):
+            while True:
+                yield 1
+                await asyncio.sleep(0.01)
+
+    bound = {"max_buffered_items": 2} if kind == "task at rest" else {}
+    for by_ref in (True, False):
+        if kind.startswith("task"):
+            stream = ray.remote(**bound)(endless).remote()
+        else:
+            actor = ray.remote(Source if kind == "method" else AsyncSource).remote()
+            stream = actor.forever.remote()
+        next(stream)
+        ray.cancel(stream.completed() if by_ref else stream)
+        *_, last = stream
+        with pytest.raises(ray.TaskCancelledError):
+            ray.get(last, timeout=WAIT_S)
+
+
+def test_a_generator_may_be_cancelled_in_the_middle_of_an_item(ray):
+    @ray.remote
+    def slow():
+        yield 1
+        time.sleep(WAIT_S)
+
+    stream = slow.remote()
+    next(stream)
+    ray.cancel(stream)
+    with pytest.raises(ray.TaskCancelledError):
+        ray.get(next(stream), timeout=WAIT_S / 2)
+
+
 def test_a_killed_actor_ends_its_streams(ray):
     @ray.remote
     class Source:

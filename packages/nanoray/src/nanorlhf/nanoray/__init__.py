@@ -14,6 +14,7 @@ from .api import (
     init,
     is_initialized,
     kill,
+    nodes,
     placement_group,
     put,
     remove_placement_group,
@@ -22,6 +23,7 @@ from .api import (
 )
 from .errors import (
     ActorDiedError,
+    AuthenticationError,
     EngineError,
     GetTimeoutError,
     InfeasibleError,
@@ -50,6 +52,7 @@ from .state import (
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "AuthenticationError",
     "EngineError",
     "GetTimeoutError",
     "InfeasibleError",
@@ -80,6 +83,7 @@ __all__ = [
     "list_tasks",
     "list_workers",
     "method",
+    "nodes",
     "placement_group",
     "put",
     "remote",

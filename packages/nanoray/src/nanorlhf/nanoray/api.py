@@ -8,6 +8,7 @@ from typing import Any
 
 from .backend import Context
 from .errors import NanoRayError
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .placement import Strategy
 from .refs import ObjectRef, UserValue
@@ -16,6 +17,7 @@ from .session import current, is_open, set_current
 
 
 def init(
+    address: str | None = None,
     *,
     num_cpus: float | None = None,
     num_gpus: int | None = None,
@@ -25,11 +27,14 @@ def init(
     log_to_driver: bool = True,
     ignore_reinit_error: bool = False,
 ) -> None:
-    """Start an engine on this machine; it ends with ``shutdown()`` or with this process.
+    """Start an engine on this machine, which ends with this process, or join a cluster.
 
     Returns at once; the first call waits until ``preload`` is imported.
 
     Args:
+        address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
+            cluster through its daemon on this machine, which ``nanoray start`` starts; the
+            cluster goes on when this process leaves.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
@@ -42,8 +47,10 @@ def init(
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
-        NanoRayError: An engine is running already, or this is not Linux.
-        ValueError: An amount is out of range, or a module of ``preload`` does not exist.
+        NanoRayError: An engine is running already, this is not Linux, or no daemon of the cluster
+            runs on this machine.
+        ValueError: Resources or modules are named with an address: they belong to ``nanoray
+            start``. An amount is out of range, or a module of ``preload`` does not exist.
     """
     if is_open():
         if ignore_reinit_error:
@@ -53,6 +60,19 @@ def init(
         raise NanoRayError(
             f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"
         )
+    if address is not None:
+        _join(
+            address,
+            {
+                "num_cpus": num_cpus,
+                "num_gpus": num_gpus,
+                "resources": resources,
+                "preload": preload or None,
+            },
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
+        )
+        return
     for name in [preload] if isinstance(preload, str) else preload:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"preload has {name!r}, which cannot be imported; install it")
@@ -71,8 +91,28 @@ def init(
     )
 
 
+def _join(
+    address: str,
+    owned: Mapping[str, object],
+    *,
+    runtime_env: Mapping[str, Any] | None,
+    log_to_driver: bool,
+) -> None:
+    """Join a cluster; ``owned`` is what its machines decide, not its drivers."""
+    given = [name for name, value in owned.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"address={address!r} joins a cluster whose machines have their {', '.join(given)} "
+            f"already; give them to nanoray start"
+        )
+    from .attach import attach  # here, not above: it imports numpy and cloudpickle
+
+    atexit.register(shutdown)
+    set_current(attach(address, runtime_env=runtime_env, log_to_driver=log_to_driver))
+
+
 def shutdown() -> None:
-    """End the engine and kill all its processes; does nothing when there is none."""
+    """End the engine and kill all its processes, or leave the cluster; nothing if there is none."""
     if is_open() and current().context().is_driver:
         backend = current()
         set_current(None)
@@ -139,23 +179,28 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
-def cancel(ref: ObjectRef, *, force: bool = False, recursive: bool = True) -> None:
+def cancel(
+    ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+) -> None:
     """End the call whose result ``ref`` is; ``get`` of it then raises TaskCancelledError.
 
     A call that has not begun ends at once. In a task that runs, ``KeyboardInterrupt`` is raised:
     in Python code, ``time.sleep`` and ``get`` at once, in C code when it returns; the task may
     clean up, or return a result nevertheless. Of an actor's methods only coroutines are stopped
-    while they run. What is ready stays as it is.
+    while they run, by asyncio's ``CancelledError``, and generators, between two items: neither a
+    plain method nor a thread is interrupted, for that could leave the actor's state half changed.
+    What is ready stays as it is.
 
     Args:
-        ref: Any result of the call.
+        ref: Any result of the call, or its generator; the items made before stay, and the last ref
+            is then the error.
         force: Kill the task's process instead of raising in it; it is not retried.
         recursive: Cancel the calls too that the call has made and that have not ended.
 
     Raises:
         ValueError: ``force`` for a method of an actor; ``kill`` the actor.
     """
-    (object_id,) = _ids([ref])
+    (object_id,) = _ids([ref.completed() if isinstance(ref, ObjectRefGenerator) else ref])
     current().cancel(object_id, force=force, recursive=recursive)
 
 
@@ -202,6 +247,15 @@ def placement_group(
 def remove_placement_group(group: PlacementGroup) -> None:
     """Give a group's resources back; what runs in it is killed."""
     current().remove_group(group.id)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """Return a row for each machine of the cluster, those that were lost included.
+
+    Keys as in Ray: NodeID, Alive, Resources, NodeManagerAddress, NodeManagerHostname and
+    NodeManagerPort (0 when the engine is this process's own and listens nowhere).
+    """
+    return current().nodes()
 
 
 def cluster_resources() -> dict[str, float]:

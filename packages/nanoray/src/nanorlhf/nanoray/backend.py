@@ -145,6 +145,10 @@ class Backend(Protocol):
         """Give a group's resources back and kill what runs in it."""
         ...
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return a row for each machine."""
+        ...
+
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now."""
         ...

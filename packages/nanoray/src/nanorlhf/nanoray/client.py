@@ -28,6 +28,9 @@ from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
 
+_LOOP_CONCURRENCY = 1000
+"""Calls under way at a time in an actor with an event loop that does not say; as in Ray."""
+
 
 class Link(Protocol):
     """How a process reaches the engine. Each method first hands over the process's hold log."""
@@ -65,7 +68,7 @@ class Client:
         process: This process's number.
         holds: Where this process counts its refs.
         reader: Maps what others wrote.
-        totals: The node's resources, to refuse at once what can never run.
+        totals: The resources of each machine, to refuse at once what can never run.
         context: Where this process's code runs.
         environment: What calls of this process inherit.
     """
@@ -77,7 +80,7 @@ class Client:
         process: int,
         holds: HoldLog,
         reader: Reader,
-        totals: Mapping[str, int],
+        totals: Sequence[Mapping[str, int]],
         context: Context,
         environment: Environment,
     ) -> None:
@@ -85,6 +88,8 @@ class Client:
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
         self._environment = environment
         self.futures = Futures(link, holds)
+        self.only_call = 0
+        """The call that runs here when there is just one, for threads that user code starts."""
         self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
         self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
@@ -168,6 +173,7 @@ class Client:
     ) -> ActorInfo:
         """Start an actor."""
         assert isinstance(code, type), "actors are made of classes"
+        has_loop = has_coroutines(code)
         place = self._place(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
         spec = self._spec(
@@ -182,7 +188,8 @@ class Client:
             label=options.name or "",
             methods=info.methods,
             is_detached=options.lifetime == "detached",
-            max_concurrency=options.max_concurrency or _default_concurrency(code),
+            max_concurrency=options.max_concurrency or (_LOOP_CONCURRENCY if has_loop else 1),
+            has_loop=has_loop,
             **place,
         )
         if options.name is None:
@@ -247,7 +254,7 @@ class Client:
                 f"bundles={list(bundles)} must each ask for something; drop empty ones"
             )
         kind: Strategy = strategy  # type: ignore[assignment]  # checked above
-        reason = why_infeasible(needs, [self._totals], kind)
+        reason = self._why_never(lambda totals: why_infeasible(needs, totals, kind))
         if reason is not None:
             raise InfeasibleError(f"placement group: {reason}; ask for less or raise init()")
         group = self.next_id()
@@ -257,6 +264,11 @@ class Client:
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""
         self._link.post(("ungroup", group_id))
+
+    def nodes(self) -> list[dict[str, Any]]:
+        """Return a row for each machine."""
+        rows: list[dict[str, Any]] = self._ask_plain("machines")
+        return rows
 
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now."""
@@ -275,13 +287,16 @@ class Client:
 
     def context(self) -> Context:
         """Return where the calling code runs."""
-        return replace(self._context, task_id=call_id.get() or None)
+        return replace(self._context, task_id=self._current_call() or None)
 
     def shutdown(self) -> None:
         """Leave the engine."""
         self._link.close()
         self.futures.close()
         self.writer.close()
+
+    def _current_call(self) -> int:
+        return call_id.get() or self.only_call
 
     def _call(
         self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
@@ -304,7 +319,7 @@ class Client:
             args_id=args_id,
             deps=deps,
             held=held,
-            parent=call_id.get(),
+            parent=self._current_call(),
             **fields,
         )
 
@@ -342,12 +357,15 @@ class Client:
         """Return where a call may run, after making sure that it can run at all."""
         needs = options.needs(default_cpus=default_cpus)
         group = options.placement_group
-        rooms = [self._totals] if group is None else _rooms(options)
-        reasons = [shortage(needs, room) for room in rooms]
-        if all(reason is not None for reason in reasons):
-            where = "this node" if group is None else f"its placement group {group.bundles}"
+        if group is None:
+            where = "this node" if len(self._totals) == 1 else "any node"
+            reason = self._why_never(lambda totals: _shortage(needs, totals))
+        else:
+            where = f"its placement group {group.bundles}"
+            reason = _shortage(needs, _rooms(options))
+        if reason is not None:
             raise InfeasibleError(
-                f"{name} can never run on {where}: {reasons[0]}; ask for less or raise init()"
+                f"{name} can never run on {where}: {reason}; ask for less or raise init()"
             )
         return {
             "needs": needs,
@@ -355,6 +373,13 @@ class Client:
             "bundle": options.placement_group_bundle_index,
             "env": self._environment_of(options),
         }
+
+    def _why_never(self, reason: Callable[[Sequence[Mapping[str, int]]], str | None]) -> str | None:
+        """Return why the machines can never hold something, looking again at which there are."""
+        if reason(self._totals) is None:
+            return None
+        self._totals = self._ask_plain("totals")
+        return reason(self._totals)
 
     def _environment_of(self, options: Options) -> tuple[Any, ...]:
         """Return what a call finds around it, as messages carry it."""
@@ -409,14 +434,15 @@ def driver_context() -> Context:
     return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
 
 
-def _default_concurrency(cls: type) -> int:
-    """Return how many calls an actor runs at a time that does not say; as in Ray."""
-    return 1000 if has_coroutines(cls) else 1
-
-
 def _stream(options: Options | CallOptions) -> int | None:
     """Return how many items of a call may wait to be taken, 0 for any, or None for no stream."""
     return (options.max_buffered_items or 0) if options.num_returns == "streaming" else None
+
+
+def _shortage(needs: Demand, rooms: Sequence[Mapping[str, int]]) -> str | None:
+    """Return why none of the rooms can ever hold ``needs``, or None when one can."""
+    reasons = [shortage(needs, room) for room in rooms]
+    return reasons[0] if all(reason is not None for reason in reasons) else None
 
 
 def _rooms(options: Options) -> list[Mapping[str, int]]:

@@ -23,7 +23,7 @@ class LoopActor:
     Args:
         link: The way to the engine.
         client: This process's client, whose futures the loop delivers from now on.
-        performer: Has the actor.
+        performer: Runs each call, the constructor first.
         interrupts: Which calls are cancelled.
         max_concurrency: Calls under way at a time; the others wait in the order they came.
     """
@@ -73,18 +73,33 @@ class LoopActor:
             if not self._tasks[call_id].cancelling():
                 self._tasks[call_id].cancel()
         self._waiting.extend(self._link.take_runs())
+        if self._interrupts.cancelled:
+            self._drop_cancelled()
         self._start()
 
+    def _drop_cancelled(self) -> None:
+        """Answer the calls that will not begin."""
+        for run in [run for run in self._waiting if run.id in self._interrupts.cancelled]:
+            self._waiting.remove(run)
+            self._performer.report(run, asyncio.CancelledError())
+            self._interrupts.cancelled.discard(run.id)
+
     def _start(self) -> None:
-        while self._waiting and len(self._tasks) < self._max_concurrency:
+        while self._waiting and len(self._tasks) < self._room():
             run = self._waiting.popleft()
             task = asyncio.get_running_loop().create_task(self._performer.perform_async(run))
             self._tasks[run.id] = task
             task.add_done_callback(partial(self._finished, run))
 
+    def _room(self) -> int:
+        """Return how many calls may be under way: the constructor comes first, and alone."""
+        return 1 if self._performer.actor is None else self._max_concurrency
+
     def _finished(self, run: Run, task: "asyncio.Task[None]") -> None:
         """Make room for the next call; the frames of this one are gone."""
         del self._tasks[run.id]
+        if run.kind == "new":
+            self._link.warn_of_blocking()
         if task.cancelled():  # before its first step, so that it could not answer
             self._performer.report(run, asyncio.CancelledError(), began_s=time.time())
         self._start()

@@ -6,12 +6,15 @@
                      +-- lock -- Node ----+-- worker 2     each over a socket pair
     I/O thread ------+                    +-- zygote       forks, kills and reaps the workers
 
-A driver thread hands its message to the node itself and writes to the worker's socket; only
-answers pass through the I/O thread.
+A driver thread hands its message to the node itself and writes to the worker's socket. While it
+waits for an answer it also reads the sockets itself, and the I/O thread steps back: a call then
+costs no switch between threads. Two threads that poll at once do no harm, so stepping back is a
+matter of speed alone.
 """
 
 import contextlib
 import logging
+import math
 import os
 import threading
 import time
@@ -22,6 +25,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
+from .guard import Guard
 from .hub import Hub, describe_machine
 from .logs import Printer
 from .messages import DRIVER
@@ -37,6 +41,8 @@ log = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
+_STEP_BACK_S = 0.002
+"""So long after a driver thread has polled does the I/O thread leave the sockets alone."""
 _PATIENCE_S = 10.0
 """After this long a ``get`` logs what it waits for."""
 
@@ -46,6 +52,8 @@ class _Question:
 
     def __init__(self) -> None:
         self.payload: Answer | None = None
+        self.poller = 0
+        """The thread that polls until the answer is there."""
         self._done = threading.Lock()
         self._done.acquire()
 
@@ -77,12 +85,17 @@ class Engine:
         preload: list[str],
         log_to_driver: bool,
     ) -> None:
-        self._lock = threading.Lock()
+        self._lock = Guard()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
         self._free: Callable[[int, int], None] = lambda arena_id, offset: None
         self._to_free: deque[tuple[int, int]] = deque()
         self._questions: dict[int, _Question] = {}
+        self._foreground = threading.Lock()
+        """Held by the driver thread that polls."""
+        self._num_polls = 0
+        self._is_parked = False
+        self._unpark = threading.Semaphore(0)
         self._later: dict[int, Callable[[Answer | None], None]] = {}
         self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What is to be done about late answers, outside the lock."""
@@ -128,10 +141,10 @@ class Engine:
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
-                question.wait(timeout_s)
-            elif not question.wait(_PATIENCE_S):
+                self._wait(question, timeout_s)
+            elif not self._wait(question, _PATIENCE_S):
                 self._log_wait(fields[0])
-                question.wait(None if timeout_s is None else timeout_s - _PATIENCE_S)
+                self._wait(question, None if timeout_s is None else timeout_s - _PATIENCE_S)
         finally:
             if question.payload is None:  # out of time, or interrupted by Ctrl-C
                 with self._lock:
@@ -171,8 +184,12 @@ class Engine:
             self._is_over = True
             self.node.break_down("the engine was shut down while this was waiting")
             self._hub.stop()
+        self._hub.wake()
+        self._unpark.release()
         self._thread.join()
-        self._hub.close()
+        with self._foreground:  # a driver thread that polls has heard of the end
+            self._hub.close()
+        self._lock.restore()
         if self._printer is not None:
             self._printer.print(now_s=float("inf"))
 
@@ -181,7 +198,7 @@ class Engine:
     def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process."""
         del machine  # there is one
-        self._hub.fork(worker, {**setup, "totals": self._totals})
+        self._hub.fork(worker, {**setup, "totals": [self._totals]})
 
     def kill(self, worker: int) -> None:
         """Kill a process."""
@@ -210,6 +227,8 @@ class Engine:
         question = self._questions.pop(req, None)
         if question is not None:
             question.resolve(payload)
+            if question.poller not in (0, threading.get_ident()):
+                self._hub.wake()
         elif req in self._later:
             self._thunks.put(partial(self._later.pop(req), payload))
 
@@ -250,21 +269,60 @@ class Engine:
         if self._printer is not None:
             source = f"({self.node.supervisor.label(worker)} pid={pid})"
             self._printer.add(source, stream, lines, now_s=time.monotonic())
+            if self._is_parked:  # printing may block: the I/O thread does it
+                self._unpark.release()
 
-    # -- I/O thread ----------------------------------------------------------------------------
+    # -- who polls -----------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        """Serve the sockets whenever no driver thread does, nor has for a while."""
+        num_polls = 0
         while not self._is_over:
-            events = self._hub.poll(_IDLE_POLL_S)
-            with self._lock:
-                if self._is_over:
-                    return
-                self._hub.serve(events)
-                self._take_holds()
-                self._settle()
-            self._free_blocks()
+            if self._foreground.locked():
+                self._is_parked = True
+                self._unpark.acquire(timeout=_IDLE_POLL_S)
+                self._is_parked = False
+            elif self._questions or self._later or num_polls == self._num_polls:
+                self._serve(self._hub.poll(_IDLE_POLL_S))
+            else:
+                num_polls = self._num_polls
+                self._unpark.acquire(timeout=_STEP_BACK_S)
             if self._printer is not None:
                 self._printer.print(now_s=time.monotonic())
+
+    def _wait(self, question: _Question, timeout_s: float | None) -> bool:
+        """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""
+        if question.payload is not None:
+            return True
+        if not self._foreground.acquire(blocking=False):
+            return question.wait(timeout_s)
+        question.poller = threading.get_ident()
+        try:
+            self._serve_until(question, timeout_s)
+        finally:
+            question.poller = 0
+            self._num_polls += 1
+            self._foreground.release()
+            if self._is_parked:
+                self._unpark.release()
+        return question.payload is not None
+
+    def _serve_until(self, question: _Question, timeout_s: float | None) -> None:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while question.payload is None:
+            left = deadline - time.monotonic()
+            self._serve(self._hub.poll(max(0.0, min(_IDLE_POLL_S, left))))
+            if left <= 0:
+                return
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._hub.serve(events)
+            self._take_holds()
+            self._settle()
+        self._free_blocks()
 
     # -- plumbing ------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ An arena's file stays here: a message that speaks of one loses its file when it 
 it back when it goes out to a process of this machine. Not thread-safe: the owner has a lock.
 """
 
+import contextlib
 import functools
 import os
 import secrets
@@ -112,6 +113,8 @@ class Hub:
         self._outputs = Outputs()
         self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._alarm, self._hear_alarm)
         self._process, sock = launch(preload)
         sock.setblocking(False)
         self._zygote = Connection(sock)
@@ -151,6 +154,7 @@ class Hub:
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
         self._add(process, link)
+        self._serve(process, select.EPOLLIN)  # a channel may have come with its first messages
 
     def detach(self, process: int) -> None:
         """Hang up on who was attached; what is queued for it is sent if its socket takes it."""
@@ -213,6 +217,14 @@ class Hub:
         """Wait for something to happen, without the owner's lock; hand the result to ``serve``."""
         return self._epoll.poll(timeout_s)
 
+    def wake(self) -> None:
+        """Make ``poll`` in another thread return."""
+        os.eventfd_write(self._alarm, 1)
+
+    def _hear_alarm(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # another thread that polls has heard it
+            os.eventfd_read(self._alarm)
+
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Do what readiness asks for, and tell the owner."""
         for fd, event in events:
@@ -245,6 +257,7 @@ class Hub:
         for link in self._links.values():
             link.close()
         self._epoll.close()
+        os.close(self._alarm)
         for fd in self._arenas.values():
             os.close(fd)
         self._arenas.clear()

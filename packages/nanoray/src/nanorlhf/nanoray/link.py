@@ -67,7 +67,7 @@ class WorkerLink:
         self._leader = 0
         """The thread that alone reads, if there is one."""
         self._on_arrival: Thunk = lambda: None
-        self._has_warned = False
+        self._may_warn = False
         self.flows: dict[int, Flow] = {}
         self.codes: dict[bytes, bytes] = {}
         self.free: Callable[[int, int], None] = lambda arena_id, offset: None
@@ -84,7 +84,7 @@ class WorkerLink:
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Send a question and read until its answer comes."""
         if self._leader == threading.get_ident():
-            self._warn_of_blocking(verb)
+            self._note_blocking(verb)
         with self._state:
             self._num_asked += 1
             req = self._num_asked
@@ -158,6 +158,10 @@ class WorkerLink:
         self._leader, self._on_arrival = threading.get_ident(), on_arrival
         return self._connection.fileno()
 
+    def warn_of_blocking(self) -> None:
+        """From now on the leader should not wait in ``ask``: log the first time it does."""
+        self._may_warn = True
+
     def read_now(self) -> None:
         """Take what has arrived, if nobody else is about to."""
         with self._state:
@@ -194,12 +198,12 @@ class WorkerLink:
         """Leave the answer of a late question to whoever delivers them."""
         self._thunks.append(partial(self._later.pop(req), answer))
 
-    def _warn_of_blocking(self, verb: str) -> None:
-        if verb in ("get", "wait", "next") and not self._has_warned:
-            self._has_warned = True
+    def _note_blocking(self, verb: str) -> None:
+        if self._may_warn and verb in ("get", "wait", "next"):
+            self._may_warn = False
             log.warning(
                 "a blocking %s() in an async actor stops all its calls until it returns; "
-                "await the ref (or asyncio.gather, asyncio.wait over refs) instead",
+                "await the ref, or asyncio.gather(*refs), instead",
                 verb,
             )
 

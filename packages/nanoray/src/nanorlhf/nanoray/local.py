@@ -31,6 +31,33 @@ def start_local(
     """
     inherited = environment(runtime_env)
     inherited.check_folders()
+    pool = own_pool(num_cpus, num_gpus, resources)
+    holds = HoldLog()
+    reader = Reader(holds)
+    engine = Engine(
+        pool, holds=holds, reader=reader, preload=list(preload), log_to_driver=log_to_driver
+    )
+    client = Client(
+        engine,
+        process=DRIVER,
+        holds=holds,
+        reader=reader,
+        totals=[dict(pool.totals)],
+        context=driver_context(),
+        environment=inherited,
+    )
+    engine.on_free(client.writer.free)
+    return client
+
+
+def own_pool(
+    num_cpus: float | None, num_gpus: int | None, resources: Mapping[str, float] | None
+) -> Pool:
+    """Return what this machine hands out; None is all this process may use.
+
+    Raises:
+        ValueError: More GPUs are asked for than this process may use.
+    """
     gpus = inherited_gpus(os.environ)
     if num_gpus is not None and num_gpus > len(gpus):
         if gpus or "CUDA_VISIBLE_DEVICES" in os.environ:
@@ -43,21 +70,4 @@ def start_local(
     cpus = num_cpus if num_cpus is not None else len(os.sched_getaffinity(0))
     amounts = dict(demand(num_cpus=cpus, resources=resources))
     slots = max(_MIN_TASK_PROCESSES, int(4 * cpus))
-    pool = Pool({**amounts, SLOT: slots * UNIT}, gpus)
-    holds = HoldLog()
-    reader = Reader(holds)
-    totals = dict(pool.totals)
-    engine = Engine(
-        pool, holds=holds, reader=reader, preload=list(preload), log_to_driver=log_to_driver
-    )
-    client = Client(
-        engine,
-        process=DRIVER,
-        holds=holds,
-        reader=reader,
-        totals=totals,
-        context=driver_context(),
-        environment=inherited,
-    )
-    engine.on_free(client.writer.free)
-    return client
+    return Pool({**amounts, SLOT: slots * UNIT}, gpus)

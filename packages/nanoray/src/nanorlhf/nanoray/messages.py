@@ -114,6 +114,8 @@ class Spec(NamedTuple):
     """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
     max_concurrency: int = 1
     """Calls of an actor at a time."""
+    has_loop: bool = False
+    """Whether an actor runs in an event loop."""
 
 
 class Run(NamedTuple):

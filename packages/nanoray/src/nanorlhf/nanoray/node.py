@@ -137,6 +137,7 @@ class Node:
             "revoke": self._on_revoke,
             "state": self._on_state,
             "timeline": self._on_timeline,
+            "totals": self._on_totals,
             "ungroup": self._on_ungroup,
             "wait": self._on_wait,
         }
@@ -179,10 +180,9 @@ class Node:
         self.supervisor.caller_left(process)
         self._drop_process(process)
 
-    def machine_joined(self, about: About) -> int:
-        """A machine has come; return its number."""
+    def machine_joined(self, process: int, about: About) -> int:
+        """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
-        process = self.supervisor.next_process()
         machine = self.machines.add(process, about, dict(pool.totals))
         self.scheduler.add_machine(machine, pool)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
@@ -371,6 +371,9 @@ class Node:
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
         amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
+
+    def _on_totals(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", [dict(t) for t in self.scheduler.totals()]))
 
     def _on_machines(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self.machines.rows()))

@@ -7,6 +7,7 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 import inspect
 import os
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -65,7 +66,7 @@ class Performer:
         try:
             self._check_wanted(run)
             value = self._call(run)
-            if inspect.isawaitable(value):
+            if inspect.iscoroutine(value):  # not any awaitable: a method may return a ref
                 value = await value
             if run.stream is not None:
                 await self._outflow.pour_async(run, value)
@@ -129,7 +130,7 @@ class Performer:
             return getattr(self.actor, run.method)(*args, **kwargs)
         code = self._code(run.code)
         if run.kind == "new":
-            return code(*args, **kwargs)
+            return _construct(code, args, kwargs)
         return self._interrupts.run(run.id, code, args, kwargs)
 
     def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
@@ -154,6 +155,19 @@ class Performer:
 
 def _span(began_s: float) -> Span:
     return began_s, time.time() - began_s
+
+
+def _construct(cls: UserValue, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UserValue:
+    """Return an instance, or a coroutine that makes it when ``__init__`` is ``async def``."""
+    if not inspect.iscoroutinefunction(cls.__init__):
+        return cls(*args, **kwargs)
+
+    async def construct() -> UserValue:
+        actor = cls.__new__(cls, *args, **kwargs)
+        await actor.__init__(*args, **kwargs)
+        return actor
+
+    return construct()
 
 
 def _several(run: Run, value: UserValue) -> list[Any]:

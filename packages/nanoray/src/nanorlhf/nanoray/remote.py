@@ -2,7 +2,7 @@
 
 import inspect
 import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .backend import ActorInfo
@@ -17,12 +17,22 @@ Refs = ObjectRef | list[ObjectRef] | ObjectRefGenerator | None
 _MARK = "__nanoray_method__"
 """Where ``method`` leaves what it was given."""
 _PLAIN = CallOptions()
+_NONE = Options()
+_ACTOR_OPTIONS = (
+    "max_concurrency",
+    "max_restarts",
+    "max_task_retries",
+    "get_if_exists",
+    "lifetime",
+)
+_CALL_OPTIONS = ("num_returns", "max_buffered_items", "max_retries", "retry_exceptions")
 
 
 class RemoteFunction:
     """A function that runs in another process: ``f.remote(...)`` returns a ref at once."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        _check_kind(options, _ACTOR_OPTIONS, "an actor class")
         if options.num_returns is None and _is_generator(function):
             options = options.merged({"num_returns": "streaming"})
         self._function, self._options = function, options
@@ -56,6 +66,7 @@ class ActorClass:
     """A class whose instances live in processes of their own."""
 
     def __init__(self, cls: type, options: Options) -> None:
+        _check_kind(options, _CALL_OPTIONS, "a remote function")
         self._class, self._options = cls, options
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
@@ -227,6 +238,14 @@ def _decorate(target: UserValue, options: Mapping[str, Any]) -> RemoteFunction |
             f"wrap it in a function that calls asyncio.run"
         )
     return RemoteFunction(target, Options().merged(options))
+
+
+def _check_kind(options: Options, names: Sequence[str], owner: str) -> None:
+    """Raise ValueError if one of the options is set that only ``owner`` has."""
+    for name in names:
+        value = getattr(options, name)
+        if value != getattr(_NONE, name):
+            raise ValueError(f"{name}={value!r} is an option of {owner}; drop it here")
 
 
 def _refs(ids: list[int], num_returns: int | str | None, holds: HoldLog) -> Refs:

@@ -91,9 +91,9 @@ class Scheduler:
             if any(bundle.machine == machine for bundle in placed.bundles)
         ]
 
-    def totals(self) -> list[Mapping[str, int]]:
+    def totals(self) -> list[dict[str, int]]:
         """Return what each machine has."""
-        return [pool.totals for pool in self._machines.values()]
+        return [dict(pool.totals) for pool in self._machines.values()]
 
     def add(self, request: Request) -> None:
         """Queue a call."""

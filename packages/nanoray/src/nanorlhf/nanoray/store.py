@@ -81,6 +81,11 @@ class Writer:
             target[start : start + length] = np.frombuffer(source, np.uint8)
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
+    def reserve(self, size: int) -> tuple[Block, memoryview]:
+        """Return a new block and its bytes, for a copy that comes from elsewhere."""
+        block = self._take(size)
+        return block, self._arenas[block.arena].bytes.data[block.offset : block.offset + size]
+
     def free(self, arena_id: int, offset: int) -> None:
         """Take a block back; nobody reads it any more."""
         with self._lock:

@@ -347,6 +347,7 @@ class Supervisor:
             "actor": worker.actor,
             "name": call.spec.name,
             "max_concurrency": call.spec.max_concurrency,
+            "has_loop": call.spec.has_loop,
         }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker

@@ -20,11 +20,10 @@ from .interrupts import Interrupts
 from .link import WorkerLink
 from .performer import Performer
 from .refs import HoldLog
-from .remote import has_coroutines
 from .session import set_current
 from .stack import make_dumpable
 from .store import Reader
-from .threads import serve_in_threads
+from .threads import ThreadedActor
 from .wire import Message
 
 
@@ -56,27 +55,19 @@ class Worker:
         """Run calls until the engine says, or is gone."""
         while True:
             run = self._link.next_run()
-            kind = run.kind
+            self._client.only_call = run.id
             self._performer.perform(run)
             # The frames of the call are gone: what it dropped is freed before the next one waits.
             del run
             self._performer.flush()
-            if kind == "new" and self._performer.actor is not None:
-                self._become_actor()
+            if self._max_concurrency > 1:  # the first call was the constructor
+                self._client.only_call = 0
+                self._serve_in_threads()
 
-    def _become_actor(self) -> None:
-        """Go over to the way this actor runs its calls, unless it is one after the other."""
-        number = self._max_concurrency
-        if has_coroutines(type(self._performer.actor)):
-            LoopActor(
-                self._link,
-                self._client,
-                self._performer,
-                self._interrupts,
-                max_concurrency=number,
-            ).serve()
-        elif number > 1:
-            serve_in_threads(self._link, self._performer, num_threads=number)
+    def _serve_in_threads(self) -> NoReturn:
+        threads = ThreadedActor(self._performer, self._interrupts, self._max_concurrency)
+        while True:
+            threads.begin(self._link.next_run())
 
 
 def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
@@ -112,7 +103,10 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     link.post(("born", os.getpid()))
     link.take_all(messages[1:])
     performer = Performer(link, client, reader, orders)
-    Worker(link, client, performer, orders, max_concurrency=setup["max_concurrency"]).serve()
+    max_concurrency = setup["max_concurrency"]
+    if setup["has_loop"]:
+        LoopActor(link, client, performer, orders, max_concurrency=max_concurrency).serve()
+    Worker(link, client, performer, orders, max_concurrency=max_concurrency).serve()
 
 
 def _adopt_environment(setup: dict[str, Any]) -> None:
