@@ -57,7 +57,7 @@ def test_tasks_are_listed_while_they_wait_run_and_after(fresh, until):
     assert named(fresh.list_tasks(), "third()")[-1]["state"] == "FAILED"
 
 
-def test_actors_and_their_workers_are_listed(fresh, sleeper):
+def test_actors_and_their_workers_are_listed(fresh, sleeper, until):
     actor = sleeper.options(name="anna", max_restarts=2).remote()
     pid = fresh.get(actor.pid.remote(), timeout=WAIT_S)
     (row,) = fresh.list_actors()
@@ -69,7 +69,7 @@ def test_actors_and_their_workers_are_listed(fresh, sleeper):
     fresh.kill(actor)
     assert fresh.list_actors()[0]["state"] == "DEAD"
     del actor
-    assert fresh.list_actors() == []
+    assert until(lambda: fresh.list_actors() == [])
 
 
 def test_objects_are_listed_with_their_size_and_place(fresh):

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from . import api, state
-from .daemons import Daemon, daemons, stop_daemons
+from .daemons import Daemon, daemons, default_root, private_directory, stop_daemons
 from .door import parse_address
 from .errors import NanoRayError
+from .session import set_current
 from .stack import dump, workers
 
 PORT = 6380
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run: Callable[[argparse.Namespace], None] = options.run
     try:
         run(options)
+        api.shutdown()
     except (NanoRayError, OSError, ValueError) as error:
         print(f"nanoray {options.command}: {error}", file=sys.stderr)
         return 2
@@ -37,6 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="nanoray", description="Clusters of nanoray.")
+    parser.add_argument("--root", type=Path, help="where daemons keep their files, if not in /tmp")
     commands = parser.add_subparsers(dest="command", required=True)
 
     def add(name: str, run: Callable[[argparse.Namespace], None], text: str) -> Any:  # noqa: ANN401
@@ -108,18 +111,22 @@ def _config(options: argparse.Namespace, port: int) -> Any:  # noqa: ANN401  imp
     from .station import MachineConfig
     from .tls import TlsFiles
 
-    files = (options.tls_cert, options.tls_key, options.tls_ca)
-    if any(files) and not all(files):
+    certificate, key, authority = options.tls_cert, options.tls_key, options.tls_ca
+    files = None
+    if certificate and key and authority:
+        files = TlsFiles(certificate=certificate, key=key, authority=authority)
+    elif certificate or key or authority:
         raise ValueError("TLS needs all of --tls-cert, --tls-key and --tls-ca")
     return MachineConfig(
         host=options.host,
         port=port if options.port is None else options.port,
         token_path=options.token_path,
-        tls=TlsFiles(*files) if all(files) else None,
+        tls=files,
         num_cpus=options.num_cpus,
         num_gpus=options.num_gpus,
         resources=options.resources,
         preload=options.preload,
+        root=options.root,
     )
 
 
@@ -139,38 +146,31 @@ def _start_daemon(options: argparse.Namespace) -> None:
 
 def _become_daemon(options: argparse.Namespace, writer: int) -> None:
     """Be a process of its own session whose output goes to a file, and never return."""
-    status = 1
+    status, answer = 1, os.fdopen(writer, "w")
+    log = private_directory(options.root or default_root()) / f"starting-{os.getpid()}.log"
+
+    def on_ready(daemon: Daemon) -> None:
+        if not answer.closed:  # else it has joined again after it was cut off
+            log.rename(daemon.logs / "daemon.log")
+            print(f"ready\n{_welcome(daemon, options)}", end="", file=answer)
+            answer.close()
+
     try:
         os.setsid()
-
-        def on_ready(daemon: Daemon) -> None:
-            if not _is_open(writer):
-                return  # it has joined again
-            _log_to(daemon.logs / "daemon.log")
-            os.write(writer, f"ready\n{_welcome(daemon, options)}".encode())
-            os.close(writer)
-
+        _log_to(log)
         _serve(options, on_ready)
         status = 0
     except (NanoRayError, OSError, ValueError) as error:
-        if _is_open(writer):
-            os.write(writer, str(error).encode())
-        else:
-            logging.getLogger(__name__).error("%s", error)
+        logging.getLogger(__name__).error("%s", error)
+        if not answer.closed:
+            print(error, file=answer, flush=True)
+            log.unlink()
     finally:
         os._exit(status)
 
 
-def _is_open(fd: int) -> bool:
-    try:
-        os.fstat(fd)
-    except OSError:
-        return False
-    return True
-
-
 def _log_to(path: Path) -> None:
-    """Turn stdin, stdout and stderr away from the terminal."""
+    """Turn stdin, stdout and stderr away from the terminal, also those of processes to come."""
     file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for source, target in ((null, 0), (file, 1), (file, 2)):
@@ -195,8 +195,7 @@ def _welcome(daemon: Daemon, options: argparse.Namespace) -> str:
 
 
 def _stop(options: argparse.Namespace) -> None:
-    del options
-    stopped = stop_daemons()
+    stopped = stop_daemons(root=options.root)
     for daemon in stopped:
         print(f"stopped {daemon.role} {daemon.pid}")
     if not stopped:
@@ -207,7 +206,9 @@ def _stop(options: argparse.Namespace) -> None:
 
 
 def _attach(options: argparse.Namespace) -> None:
-    api.init(options.address, log_to_driver=False)
+    from .attach import attach  # here, not above: it imports numpy and cloudpickle
+
+    set_current(attach(options.address, root=options.root, runtime_env=None, log_to_driver=False))
 
 
 def _status(options: argparse.Namespace) -> None:
@@ -246,7 +247,7 @@ def _timeline(options: argparse.Namespace) -> None:
 
 
 def _logs(options: argparse.Namespace) -> None:
-    files = [file for daemon in daemons() for file in sorted(daemon.logs.glob("*.log"))]
+    files = [file for daemon in daemons(options.root) for file in sorted(daemon.logs.glob("*.log"))]
     if options.name is None:
         print(table([{"file": f.name, "bytes": f.stat().st_size} for f in files]))
         return

@@ -5,7 +5,6 @@ change of threads, and so do the answers that ``await ref`` waits for.
 """
 
 import asyncio
-import time
 from collections import deque
 from functools import partial
 from typing import NoReturn
@@ -101,6 +100,6 @@ class LoopActor:
         if run.kind == "new":
             self._link.warn_of_blocking()
         if task.cancelled():  # before its first step, so that it could not answer
-            self._performer.report(run, asyncio.CancelledError(), began_s=time.time())
+            self._performer.report(run, asyncio.CancelledError())
         self._start()
         self._performer.flush()

@@ -7,7 +7,7 @@ A process that dies drops all it held, so no protocol can be left half done.
 
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .value import Value
 
@@ -19,6 +19,18 @@ class Freed(NamedTuple):
 
     id: int
     value: Value | None
+
+
+class Listed(NamedTuple):
+    """One object as ``nanoray list objects`` shows it."""
+
+    id: int
+    size: int
+    """Bytes of the value; 0 while there is none."""
+    location: Literal["pending", "inline", "memory"]
+    holders: tuple[int, ...]
+    """The processes that have refs to it or views of it."""
+    is_error: bool
 
 
 class Entry:
@@ -95,6 +107,17 @@ class Objects:
         entry.count += bool(after) - bool(before)
         self._sweep(object_id, entry)
 
+    def listing(self) -> list[Listed]:
+        """Return every object, errors and those still to come included."""
+        holders: dict[int, set[int]] = {}
+        for process, held in self._by_process.items():
+            for object_id in held:
+                holders.setdefault(object_id, set()).add(process)
+        return [
+            Listed(number, *_place(entry), tuple(sorted(holders.get(number, ()))), entry.is_error)
+            for number, entry in self._entries.items()
+        ]
+
     def pin(self, object_id: int) -> None:
         """Keep the object for a call or a containing object."""
         entry = self._entries.get(object_id)
@@ -137,3 +160,14 @@ class Objects:
                     inner.count -= 1
                     if inner.count <= 0:
                         stack.append((inner_id, inner))
+
+
+def _place(entry: Entry) -> tuple[int, Literal["pending", "inline", "memory"]]:
+    """Return the size of the value and where it is."""
+    value = entry.value
+    if value is None:
+        return 0, "pending"
+    if value.block is not None:
+        return value.block[2], "memory"
+    assert value.stream is not None, "an inline value carries its stream"
+    return len(value.stream) + sum(map(len, value.parts)), "inline"

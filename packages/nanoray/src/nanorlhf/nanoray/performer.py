@@ -83,8 +83,8 @@ class Performer:
         if self._client.holds:
             self._link.post()
 
-    def report(self, run: Run, error: BaseException, *, began_s: float) -> None:
-        """Send the error with the traceback of user code."""
+    def report(self, run: Run, error: BaseException, *, began_s: float | None = None) -> None:
+        """Send the error with the traceback of user code; without ``began_s`` it never began."""
         if run.id in self._interrupts.cancelled and run.kind != "new":
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
             value = tuple(error_value(cancelled))
@@ -102,8 +102,11 @@ class Performer:
             return
         where = f"{run.name} in process {os.getpid()}"
         value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        head = ("retry", run.id) if is_retried else ("done", run.id, [])
-        self._link.post((*head, value, _span(began_s)))
+        span = _span(began_s)
+        if is_retried:
+            self._link.post(("retry", run.id, value, span))
+        else:
+            self._link.post(("done", run.id, [], value, span))
 
     def _is_retried(self, run: Run, error: BaseException) -> bool:
         """Return whether the call asked to be run again after such an error."""
@@ -153,8 +156,9 @@ class Performer:
         return self._codes[code_id]
 
 
-def _span(began_s: float) -> Span:
-    return began_s, time.time() - began_s
+def _span(began_s: float | None) -> Span:
+    now_s = time.time()
+    return (now_s, 0.0) if began_s is None else (began_s, now_s - began_s)
 
 
 def _construct(cls: UserValue, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UserValue:
