@@ -4,7 +4,7 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .backend import Context
 from .errors import NanoRayError
@@ -19,6 +19,7 @@ from .session import current, is_open, set_current
 def init(
     address: str | None = None,
     *,
+    engine: Literal["local", "ray"] = "local",
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
@@ -34,7 +35,8 @@ def init(
     Args:
         address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
             cluster through its daemon on this machine, which ``nanoray start`` starts; the
-            cluster goes on when this process leaves.
+            cluster goes on when this process leaves. With Ray: "auto" or an address of Ray's.
+        engine: "local" is ours; "ray" runs the same program on Ray, of which `start_ray` tells.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
@@ -56,6 +58,22 @@ def init(
         if ignore_reinit_error:
             return
         raise NanoRayError("init() was called before; call shutdown() first")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
+    if engine == "ray":
+        from .ray_start import start_ray  # here, not above: Ray is an extra
+
+        atexit.register(shutdown)
+        set_current(
+            start_ray(
+                address,
+                amounts={"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources},
+                preload=preload,
+                runtime_env=runtime_env,
+                log_to_driver=log_to_driver,
+            )
+        )
+        return
     if sys.platform != "linux":
         raise NanoRayError(
             f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"

@@ -24,6 +24,7 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, shortage
 from .session import call_id
 from .store import Reader, Writer
+from .timeline import Ran, chrome_trace
 from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
@@ -280,10 +281,9 @@ class Client:
         rows: list[dict[str, Any]] = self._ask_plain("state", kind)
         return rows
 
-    def timeline(self) -> list[tuple[Any, ...]]:
-        """Return the last calls that have ended, as plain fields of ``Ran``."""
-        ran: list[tuple[Any, ...]] = self._ask_plain("timeline")
-        return ran
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
+        return chrome_trace(Ran(*ran) for ran in self._ask_plain("timeline"))
 
     def context(self) -> Context:
         """Return where the calling code runs."""
@@ -294,6 +294,7 @@ class Client:
         self._link.close()
         self.futures.close()
         self.writer.close()
+        self._reader.close()
 
     def _current_call(self) -> int:
         return call_id.get() or self.only_call

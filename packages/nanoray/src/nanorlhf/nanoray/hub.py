@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .connection import Connection
+from .exits import describe_exit
 from .machines import About
 from .outputs import Outputs, Printed
 from .resources import GPU, Pool
-from .supervisor import describe_exit
 from .wire import Message
 from .zygote import end, launch
 

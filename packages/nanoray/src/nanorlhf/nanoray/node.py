@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from .arenas import Arenas
 from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
+from .exits import describe_exit
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
@@ -17,7 +18,7 @@ from .placement import Strategy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .scheduler import Scheduler
 from .streams import Streams
-from .supervisor import Supervisor, describe_exit
+from .supervisor import Supervisor
 from .timeline import Outcome, Ran, Span, Timeline
 from .transfers import Transfers
 from .value import Block, Value, error_value, inline, pickled
@@ -85,7 +86,7 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.scheduler = Scheduler(pool)
+        self.scheduler = Scheduler(pool, node_id=about.node_id)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
@@ -184,7 +185,7 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
-        self.scheduler.add_machine(machine, pool)
+        self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
         return machine
 
@@ -193,7 +194,7 @@ class Node:
         where = f"{self.machines[machine]}, which was lost: {reason}"
         daemon = self.machines[machine].process
         processes = self.machines.lose(machine)
-        groups = self.scheduler.remove_machine(machine)
+        lost = self.scheduler.remove_machine(machine)
         for process in processes:
             if process in self._drivers:
                 self.driver_left(process)
@@ -201,8 +202,9 @@ class Node:
                 self._drop_process(process)
             else:
                 self._worker_gone(process, f"was on {where}")
-        for group in groups:
-            self._dissolve(group)
+        for group in lost.groups:
+            self.objects.reopen(group)  # its lost bundles are placed again: ready() waits for them
+        self.supervisor.strand(lost.stranded)
         self.transfers.machine_lost(machine, where)
         self.arenas.drop_machine(machine)
 
@@ -350,9 +352,6 @@ class Node:
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
-        self._dissolve(group)
-
-    def _dissolve(self, group: int) -> None:
         if self.scheduler.has_group(group):
             self.supervisor.remove_group(group)
             entry = self.objects.get(group)

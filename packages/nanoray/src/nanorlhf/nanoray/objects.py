@@ -94,6 +94,12 @@ class Objects:
         for watcher in watchers:
             watcher(object_id, entry)
 
+    def reopen(self, object_id: int) -> None:
+        """Take back the inline value of an object that is to be ready once more."""
+        entry = self._entries.get(object_id)
+        if entry is not None:
+            entry.value = None
+
     def hold(self, process: int, object_id: int, delta: int) -> None:
         """Change how many refs ``process`` has to the object."""
         entry = self._entries.get(object_id)

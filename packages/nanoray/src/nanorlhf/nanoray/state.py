@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from .session import current
-from .timeline import Ran, chrome_trace
 
 Row = dict[str, Any]
 Kind = Literal["actors", "nodes", "objects", "tasks", "workers"]
@@ -62,7 +61,7 @@ def timeline(filename: str | Path | None = None) -> list[Row]:
     Open the file in ``chrome://tracing`` or at https://ui.perfetto.dev: a row is a process, a bar
     is a call.
     """
-    events = chrome_trace(Ran(*ran) for ran in current().timeline())
+    events = current().timeline()
     if filename is not None:
         Path(filename).write_text(json.dumps(events))
     return events

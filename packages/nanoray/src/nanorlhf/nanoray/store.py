@@ -158,6 +158,10 @@ class Reader:
         """Let go of an arena; it is unmapped when the last view of it dies."""
         self._maps.pop(arena_id, None)
 
+    def close(self) -> None:
+        """Let go of every arena; the engine is over."""
+        self._maps.clear()
+
     def load(self, object_id: int, value: Value) -> UserValue:
         """Return the object that ``value`` describes."""
         if value.block is None:
