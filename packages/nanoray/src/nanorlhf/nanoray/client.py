@@ -25,6 +25,7 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, shortage
 from .session import call_id
 from .store import Reader, Writer
+from .timeline import Ran, chrome_trace
 from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
@@ -276,6 +277,15 @@ class Client:
         """Return what exists, or what is free now."""
         amounts: dict[str, float] = self._ask_plain("resources", available)
         return amounts
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return rows of the engine's tables."""
+        rows: list[dict[str, Any]] = self._ask_plain("state", kind)
+        return rows
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
+        return chrome_trace(Ran(*ran) for ran in self._ask_plain("timeline"))
 
     def context(self) -> Context:
         """Return where the calling code runs."""
