@@ -113,10 +113,10 @@ class Announce:
         """Tell of a new arena."""
         self.new(arena_id, size, fd)
 
-    def more(self, size: int, missing: int) -> int:
+    def more(self, size: int, missing: Callable[[], int]) -> int:
         """Return what is missing: a copy that a call waits for is made, however full the store."""
         del size
-        return missing
+        return missing()
 
     def give_back(self, arena_ids: list[int], size: int) -> None:
         """Tell of closed arenas."""
