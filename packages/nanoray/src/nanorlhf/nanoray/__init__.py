@@ -45,6 +45,14 @@ from .queue import Empty, Full, Queue
 from .rank_group import Group, Scatter
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
+from .state import (
+    list_actors,
+    list_nodes,
+    list_objects,
+    list_tasks,
+    list_workers,
+    timeline,
+)
 from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 __all__ = [
@@ -85,6 +93,11 @@ __all__ = [
     "init",
     "is_initialized",
     "kill",
+    "list_actors",
+    "list_nodes",
+    "list_objects",
+    "list_tasks",
+    "list_workers",
     "method",
     "nodes",
     "placement_group",
@@ -92,5 +105,6 @@ __all__ = [
     "remote",
     "remove_placement_group",
     "shutdown",
+    "timeline",
     "wait",
 ]
