@@ -544,6 +544,13 @@ def test_the_context_has_ids_in_both_forms(ray):
     assert context.get_accelerator_ids() == {"GPU": []}
 
 
+def test_the_context_names_the_machine(ray):
+    (node,) = ray.nodes()
+    inside = ray.remote(lambda: nanoray.get_runtime_context().get_node_id())
+    assert ray.get_runtime_context().get_node_id() == node["NodeID"]
+    assert ray.get(inside.remote(), timeout=WAIT_S) == node["NodeID"]
+
+
 def test_gpu_ids_are_numbers(start):
     ray = start(num_cpus=1, num_gpus=2)
     ids = ray.remote(num_gpus=2)(lambda: nanoray.get_gpu_ids())

@@ -419,9 +419,9 @@ class Client:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
 
 
-def driver_context() -> Context:
-    """Return the context of the driver."""
-    return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
+def driver_context(node_id: str) -> Context:
+    """Return the context of a driver on a machine."""
+    return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=(), node_id=node_id)
 
 
 def _stream(options: Options | CallOptions) -> int | None:

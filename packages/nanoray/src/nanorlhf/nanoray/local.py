@@ -52,7 +52,7 @@ def start_local(
         holds=holds,
         reader=reader,
         totals=[dict(pool.totals)],
-        context=driver_context(),
+        context=driver_context(engine.node.machines[0].about.node_id),
         environment=inherited,
     )
     engine.on_take_back(client.writer.take)

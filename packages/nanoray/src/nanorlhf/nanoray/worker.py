@@ -88,6 +88,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
         actor_id=setup["actor"] or None,
         name=setup["name"],
         gpu_ids=tuple(setup["gpu_ids"]),
+        node_id=setup["node"],
     )
     client = Client(
         link,
