@@ -218,7 +218,9 @@ class Head:
         self.node.break_down(reason)
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Show every driver what a worker printed."""
+        """Keep what a worker of this machine printed; show it, and what others did, to drivers."""
+        if not self.node.machines.of(worker):
+            self._station.keep_lines(worker, lines)
         source = f"({self.node.supervisor.label(worker)} pid={pid})"
         for driver in self._drivers:
             self.send(driver, ("printed", source, stream, lines))

@@ -10,6 +10,9 @@ from .errors import NanoRayError
 from .ray_engine import RayEngine
 from .ray_request import native_environment
 
+_NAMESPACE = "nanoray"
+"""Of named actors, for all drivers of a cluster; Ray's own default is another for each."""
+
 
 def start_ray(
     address: str | None,
