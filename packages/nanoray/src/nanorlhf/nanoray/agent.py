@@ -157,7 +157,8 @@ class Agent:
         self._end = reason
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Send what a process printed to the drivers."""
+        """Keep what a process printed, and send it to the drivers."""
+        self._station.keep_lines(worker, lines)
         self._hub.send(_UPLINK, ("printed", worker, pid, stream, lines))
 
     # -- the head ------------------------------------------------------------------------------

@@ -155,6 +155,14 @@ class Backend(Protocol):
         """Return what exists, or what is free now."""
         ...
 
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return the rows of "tasks", "actors", "objects" or "workers"; see ``state.py``."""
+        ...
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
+        ...
+
     def context(self) -> Context:
         """Return where the calling code runs."""
         ...

@@ -17,6 +17,7 @@ from .backend import ActorInfo, Context
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
+from .history import Ran, chrome_trace
 from .messages import Kind, RawValue, Slot, Spec
 from .options import CallOptions, Options, num_refs
 from .placement import Strategy, check_strategy, why_infeasible
@@ -276,6 +277,15 @@ class Client:
         """Return what exists, or what is free now."""
         amounts: dict[str, float] = self._ask_plain("resources", available)
         return amounts
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return rows of the engine's tables."""
+        rows: list[dict[str, Any]] = self._ask_plain("state", kind)
+        return rows
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
+        return chrome_trace(Ran(*ran) for ran in self._ask_plain("timeline"))
 
     def context(self) -> Context:
         """Return where the calling code runs."""

@@ -218,7 +218,9 @@ class Head:
         self.node.break_down(reason)
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Show every driver what a worker printed."""
+        """Keep what a worker of this machine printed; show it, and what others did, to drivers."""
+        if not self.node.machines.of(worker):
+            self._station.keep_lines(worker, lines)
         source = f"({self.node.supervisor.label(worker)} pid={pid})"
         for driver in self._drivers:
             self.send(driver, ("printed", source, stream, lines))
@@ -238,7 +240,7 @@ class Head:
     def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
         verb, *fields = message
         if verb == "join" and agent.machine is None:
-            self._join(process, agent, tuple(fields[0]), About(*fields[1]))
+            self._join(process, agent, tuple(fields[0]), fields[1])
         elif verb == "up":
             self._up(agent, *fields)
         elif verb == "exited":
@@ -255,11 +257,13 @@ class Head:
         elif verb == "printed":
             self.printed(*fields)
 
-    def _join(self, process: int, agent: _Agent, dialect: tuple[int, ...], about: About) -> None:
+    def _join(
+        self, process: int, agent: _Agent, dialect: tuple[int, ...], about: tuple[Any, ...]
+    ) -> None:
         if dialect != DIALECT:
             self._hub.send(process, ("stop", wrong_dialect(dialect)))
             return
-        agent.machine = self.node.machine_joined(process, about)
+        agent.machine = self.node.machine_joined(process, About(*about))
         self._machines[agent.machine] = process
         log.info("%s joined", self.node.machines[agent.machine])
         self._hub.send(process, ("welcome", process))

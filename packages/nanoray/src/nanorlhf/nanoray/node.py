@@ -8,8 +8,10 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .arenas import Arenas
+from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
+from .history import Outcome, Ran, Span, Timeline
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
@@ -105,8 +107,18 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self._timeline = Timeline()
+        self._census = Census(
+            calls=self.supervisor.calls,
+            actors=self.supervisor.actors,
+            objects=self.objects,
+            machines=self.machines,
+            timeline=self._timeline,
+            workers=self.supervisor.workers,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
+            "born": self._on_born,
             "call": self._on_call,
             "cancel": self._on_cancel,
             "code": self._on_code,
@@ -129,6 +141,8 @@ class Node:
             "spare": self._on_spare,
             "spilled": self._on_spilled,
             "revoke": self._on_revoke,
+            "state": self._on_state,
+            "timeline": self._on_timeline,
             "totals": self._on_totals,
             "ungroup": self._on_ungroup,
             "unspilled": self._on_unspilled,
@@ -316,13 +330,17 @@ class Node:
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        span: Span,
     ) -> None:
+        self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
         self.supervisor.done(process, call_id, results=results, error=error)
 
-    def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
+    def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
+        self._note(process, call_id, span, "RETRIED")
         self.supervisor.raised(process, call_id, error)
 
-    def _on_failed(self, process: int, call_id: int, text: str) -> None:
+    def _on_failed(self, process: int, call_id: int, text: str, span: Span) -> None:
+        self._note(process, call_id, span, "FAILED")
         self.supervisor.constructor_failed(process, call_id, text)
 
     def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
@@ -386,6 +404,21 @@ class Node:
 
     def _on_machines(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self.machines.rows()))
+
+    def _on_born(self, process: int, pid: int) -> None:
+        self.supervisor.born(process, pid)
+
+    def _on_state(self, process: int, req: int, kind: str) -> None:
+        self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_timeline(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self._timeline.last()))
+
+    def _note(self, process: int, call_id: int, span: Span, outcome: Outcome) -> None:
+        call = self.supervisor.calls.get(call_id)
+        if call is not None:
+            spec, machine = call.spec, self.machines.of(process)
+            self._timeline.add(Ran(call_id, spec.name, spec.kind, process, machine, *span, outcome))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)

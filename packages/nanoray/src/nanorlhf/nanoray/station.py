@@ -26,6 +26,7 @@ from .door import Address, Door, Guest
 from .fetcher import Fetcher, Report
 from .handshake import Purpose
 from .hub import Hub, Owner
+from .logs import LogFiles
 from .pull import BlockServer, OpenArena, Puller
 from .store import Writer
 from .tls import TlsFiles
@@ -112,10 +113,10 @@ class Announce:
         """Tell of a new arena."""
         self.new(arena_id, size, fd)
 
-    def more(self, size: int, missing: int) -> int:
+    def more(self, size: int, missing: Callable[[], int]) -> int:
         """Return what is missing: a copy that a call waits for is made, however full the store."""
         del size
-        return missing
+        return missing()
 
     def give_back(self, arena_ids: list[int], size: int) -> None:
         """Tell of closed arenas."""
@@ -155,6 +156,7 @@ class Station:
         self._listener: socket.socket | None = None
         self._writer: Writer | None = None
         self._fetcher: Fetcher | None = None
+        self._logs: LogFiles | None = None
 
     @property
     def address(self) -> Address:
@@ -177,6 +179,7 @@ class Station:
         self._registration = Registration(role, head=head, address=self.address, root=root)
         self._listener = self._registration.listen()
         self.hub.watch(self._listener.fileno(), self._accept)
+        self._logs = LogFiles(self._registration.daemon.logs)
         return self._registration.daemon
 
     def fetch(self, number: int, source: Address, block: Block) -> None:
@@ -188,6 +191,11 @@ class Station:
         """Free a copy; call without the lock, for the arena may be given back."""
         assert self._writer is not None, "only a machine that has joined has copies"
         self._writer.free(arena_id, offset)
+
+    def keep_lines(self, worker: int, lines: list[str]) -> None:
+        """Keep what a process of this machine printed, for ``nanoray logs``."""
+        if self._logs is not None:
+            self._logs.write(worker, lines)
 
     def close(self) -> None:
         """End every process and close everything; call without the lock, after the last use."""

@@ -245,6 +245,16 @@ class Supervisor:
         self.actors.caller_left(process)
         self.cancels.caller_left(process)
 
+    def workers(self) -> list[Worker]:
+        """Return every worker process."""
+        return list(self._workers.values())
+
+    def born(self, process: int, pid: int) -> None:
+        """A process that was forked has begun."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.pid = pid
+
     def label(self, process: int) -> str:
         """Return what a worker is, or runs, as its lines are marked."""
         worker = self._workers.get(process)

@@ -100,6 +100,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     )
     link.take_back, link.refuse = client.writer.take, client.allowance.refuse
     set_current(client)
+    link.post(("born", os.getpid()))
     link.take_all(messages[1:])
     performer = Performer(link, client, reader, orders)
     max_concurrency = setup["max_concurrency"]
