@@ -455,7 +455,7 @@ class Client:
 
 
 def driver_context(node_id: str) -> Context:
-    """Return the context of the driver, on the machine of that id."""
+    """Return the context of a driver on a machine."""
     return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=(), node_id=node_id)
 
 
