@@ -119,6 +119,8 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
     Environment(*setup["env"]).enter()
     if setup["gpu_ids"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup["gpu_ids"])
+    elif setup["isolate_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
