@@ -505,6 +505,8 @@ def test_a_machine_with_another_python_is_refused_and_told_why(cluster, request)
 def test_joining_says_what_is_wrong():
     with pytest.raises(ValueError, match="give them to nanoray start"):
         nanoray.init(address="nano://127.0.0.1:1", num_cpus=1)
+    with pytest.raises(ValueError, match="object_store_memory, object_spilling_directory already"):
+        nanoray.init("nano://h:1", object_store_memory=1 << 20, object_spilling_directory="/tmp")
     with pytest.raises(ValueError, match="is not host:port"):
         nanoray.init(address="127.0.0.1")
     with pytest.raises(nanoray.NanoRayError, match="no daemon of the cluster nano://127"):
