@@ -222,7 +222,8 @@ class Calls:
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
         ends = (deps, spec.returns, spec.retry_on, spec.stream)
         run = Run(*head, args, spec.args_id, *ends)
-        self._send(worker.id, ("run", *run))
+        verb = "then" if worker.is_serial and len(worker.calls) > 1 else "run"
+        self._send(worker.id, (verb, *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
         """End a call with its results."""

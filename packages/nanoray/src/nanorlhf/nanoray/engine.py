@@ -124,7 +124,8 @@ class Engine:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
-            self._settle()
+            self.node.settle()
+            self._hub.flush(urgent_only=True)
         self._free_blocks()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:

@@ -30,6 +30,7 @@ from .wire import Message
 from .zygote import end, launch
 
 _ZYGOTE = -1
+_MAX_PATIENT = 32
 _NODE_ID_BYTES = 28  # as long as Ray's
 
 
@@ -107,6 +108,8 @@ class Hub:
         self._by_fd: dict[int, int] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._dirty: set[int] = set()
+        self._patient: dict[int, int] = {}
+        """Messages queued for a peer that may wait until it has spoken."""
         self._stuck: set[int] = set()
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
@@ -174,7 +177,10 @@ class Hub:
             link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        self._dirty.add(process)
+        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
+            self._patient[process] = self._patient.get(process, 0) + 1
+        else:
+            self._dirty.add(process)
 
     def pid(self, worker: int) -> int:
         """Return the process id of a forked process; 0 until the zygote has told it."""
@@ -233,9 +239,16 @@ class Hub:
             elif fd in self._watched:
                 self._watched[fd]()
 
-    def flush(self) -> None:
-        """Send what has been queued."""
+    def flush(self, *, urgent_only: bool = False) -> None:
+        """Send what has been queued, or ``urgent_only`` what cannot wait.
+
+        A call behind another one ("then") cannot start before that one is answered, and the answer
+        ends in a flush of all. So a burst of calls needs few writes and wakes its process rarely.
+        """
+        if not urgent_only:
+            self._dirty.update(self._patient)
         for process in self._dirty:
+            self._patient.pop(process, None)
             link = self._links[process]
             is_stuck = not link.flush()
             if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
@@ -349,4 +362,5 @@ class Hub:
 
     def _forget_link(self, process: int) -> None:
         self._dirty.discard(process)
+        self._patient.pop(process, None)
         self._stuck.discard(process)

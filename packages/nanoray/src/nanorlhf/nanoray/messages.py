@@ -32,6 +32,7 @@ To a worker::
     setup   dict                            always first
     code    code_id, blob
     run     *Run
+    then    *Run                            as run, behind a call that is not answered yet
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more

@@ -77,10 +77,13 @@ class Scheduler:
         self._paused: set[int] = set()
         self._groups: dict[int, _Group] = {}
         self._waiting_groups: dict[int, _Waiting] = {}
+        self._is_settled = True
+        """Nothing has happened since ``schedule`` that could let a call start."""
 
     def add_machine(self, machine: int, pool: Pool) -> None:
         """A machine has joined."""
         self._machines[machine] = pool
+        self._is_settled = False
 
     def remove_machine(self, machine: int) -> list[int]:
         """A machine is gone: nothing starts there; return the groups that lost a bundle."""
@@ -98,18 +101,24 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queue a call."""
         key = (request.needs, request.group, request.bundle, request.depth)
-        self._queues.setdefault(key, deque()).append(request.id)
+        queue = self._queues.setdefault(key, deque())
+        self._is_settled &= bool(queue)  # behind others with the same needs it cannot start
+        queue.append(request.id)
 
     def withdraw(self, call_id: int) -> None:
         """Forget a call that is still queued."""
         for key, queue in list(self._queues.items()):
             if call_id in queue:
                 queue.remove(call_id)
+                self._is_settled = False
                 if not queue:
                     del self._queues[key]
 
     def schedule(self) -> list[Grant]:
         """Return every call that can start now and charge it."""
+        if self._is_settled:
+            return []
+        self._is_settled = True
         grants: list[Grant] = []
         for key in sorted(self._queues, key=lambda key: -key[3]):
             (needs, group, bundle, _), queue = key, self._queues[key]
@@ -130,6 +139,7 @@ class Scheduler:
         running = self._running.pop(call_id, None)
         if running is not None:
             running.place.pool.give(running.share)
+            self._is_settled = False
 
     def pause(self, call_id: int) -> None:
         """A running call waits for others: they may use its CPUs."""
@@ -137,6 +147,7 @@ class Scheduler:
             self._paused.add(call_id)
             running = self._running[call_id]
             running.place.pool.lend(running.share)
+            self._is_settled = False
 
     def resume(self, call_id: int) -> None:
         """A paused call goes on."""
@@ -158,6 +169,7 @@ class Scheduler:
                 self._groups[group] = reserved
                 del self._waiting_groups[group]
                 placed.append(group)
+                self._is_settled = False
         return placed
 
     def remove_group(self, group: int) -> list[int]:
@@ -166,6 +178,7 @@ class Scheduler:
         gone = self._groups.pop(group, None)
         if gone is not None:
             self._give_back(gone.shares)
+        self._is_settled = False
         orphans = [call for call, running in self._running.items() if running.group == group]
         for key in [key for key in self._queues if key[1] == group]:
             orphans += self._queues.pop(key)
