@@ -222,7 +222,9 @@ class Calls:
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
         ends = (deps, spec.returns, spec.retry_on, spec.stream)
         run = Run(*head, args, spec.args_id, *ends)
-        verb = "then" if worker.is_serial and len(worker.calls) > 1 else "run"
+        verb = "run"
+        if worker.is_serial and len(worker.calls) > 1:
+            verb = "ahead" if spec.kind == "task" else "then"
         self._send(worker.id, (verb, *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:

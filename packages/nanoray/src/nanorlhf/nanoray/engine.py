@@ -205,6 +205,14 @@ class Engine:
         """Kill a process."""
         self._hub.kill(worker)
 
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process begin a call sent ahead."""
+        self._hub.offer(worker, call_id)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process has not begun."""
+        return self._hub.recall(worker)
+
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""
         self._hub.interrupt(worker, call_id)

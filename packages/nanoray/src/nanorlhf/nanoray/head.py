@@ -144,6 +144,14 @@ class Head:
         else:
             self._hub.kill(worker)
 
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process of this machine begin a call sent ahead."""
+        self._hub.offer(worker, call_id)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process of this machine has not begun."""
+        return self._hub.recall(worker)
+
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""
         machine = self.node.machines.of(worker)

@@ -26,6 +26,7 @@ from .machines import About
 from .outputs import Outputs, Printed
 from .resources import GPU, Pool
 from .supervisor import describe_exit
+from .tickets import Tickets
 from .wire import Message
 from .zygote import end, launch
 
@@ -114,6 +115,7 @@ class Hub:
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
         self._outputs = Outputs()
+        self._tickets: dict[int, Tickets] = {}
         self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -135,14 +137,17 @@ class Hub:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._forked.add(worker)
-        self._add(worker, Connection(ours))
+        link = Connection(ours)
+        self._add(worker, link)
         readers, writers = self._outputs.open(worker)
         for reader in readers:
             self.watch(reader, functools.partial(self._read_output, reader))
         self._zygote.queue(("fork", worker), fds=(theirs.detach(), *writers))
         self._dirty.add(_ZYGOTE)
         path = [entry for entry in sys.path if isinstance(entry, str)]
-        self.send(worker, ("setup", {"path": path, **setup}))
+        tickets = self._tickets[worker] = Tickets()
+        link.queue(("setup", {"path": path, **setup}), fds=(os.dup(tickets.fd),))
+        self._dirty.add(worker)
 
     def kill(self, worker: int) -> None:
         """Have the zygote kill a process; no harm when it is gone."""
@@ -153,6 +158,14 @@ class Hub:
         """Have the zygote tell a process that a call is cancelled; no harm when it is gone."""
         self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
+
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process begin a call that is sent ahead to it, unless it is recalled first."""
+        self._tickets[worker].offer(call_id)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the calls sent ahead to a process that it has not begun."""
+        return self._tickets[worker].recall()
 
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
@@ -177,7 +190,7 @@ class Hub:
             link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
+        if message[0] in ("then", "ahead") and self._patient.get(process, 0) < _MAX_PATIENT:
             self._patient[process] = self._patient.get(process, 0) + 1
         else:
             self._dirty.add(process)
@@ -267,6 +280,8 @@ class Hub:
         end(self._process)
         for worker in self._forked:
             self._close_outputs(worker)
+        for tickets in self._tickets.values():
+            tickets.close()
         for link in self._links.values():
             link.close()
         self._epoll.close()
@@ -331,6 +346,7 @@ class Hub:
         for fd in self._outputs.of(worker):
             self._read_output(fd)
         self._owner.exited(worker, status)
+        self._tickets.pop(worker).close()
         self._close_outputs(worker)
         self._pids.pop(worker, None)
 

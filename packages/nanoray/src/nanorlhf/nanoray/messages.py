@@ -10,7 +10,7 @@ To the engine::
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
     create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
-    done    call_id, [(value, held)], error
+    done    call_id, [(value, held)], error, seconds
     retry   call_id, error                  it raised what its ``retry_on`` names
     failed  call_id, text                   a constructor raised
     item    stream_id, i, id, value, held   what a generator made
@@ -33,6 +33,7 @@ To a worker::
     code    code_id, blob
     run     *Run
     then    *Run                            as run, behind a call that is not answered yet
+    ahead   *Run                            as then, and to begin only with a ticket
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more

@@ -36,6 +36,14 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process of machine 0 begin a call that is sent ahead to it."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        ...
+
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call that it runs or has before it."""
         ...
@@ -136,8 +144,9 @@ class Node:
         """Start what can start and free what nobody holds; call after every batch of messages."""
         for group in self.scheduler.place_groups():
             self.objects.complete(group, _NONE)
-        for grant in self.scheduler.schedule():
-            self.supervisor.start(grant)
+        self._start_granted()
+        if self.supervisor.ahead.spread():
+            self._start_granted()
         self.supervisor.trim()
         freed = self.objects.take_freed()
         while freed:
@@ -148,6 +157,10 @@ class Node:
                 self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
+
+    def _start_granted(self) -> None:
+        for grant in self.scheduler.schedule():
+            self.supervisor.start(grant)
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
@@ -207,6 +220,14 @@ class Node:
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""
         self._rim.interrupt(worker, call_id)
+
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process of machine 0 begin a call that is sent ahead to it."""
+        self._rim.offer(worker, call_id)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        return self._rim.recall(worker)
 
     def send(self, process: int, message: Message) -> None:
         """Send to a process."""
@@ -299,8 +320,9 @@ class Node:
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        seconds: float = 0.0,
     ) -> None:
-        self.supervisor.done(process, call_id, results=results, error=error)
+        self.supervisor.done(process, call_id, results=results, error=error, seconds=seconds)
 
     def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
         self.supervisor.raised(process, call_id, error)

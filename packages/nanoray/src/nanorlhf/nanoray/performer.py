@@ -6,6 +6,7 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 
 import inspect
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -41,6 +42,7 @@ class Performer:
 
     def perform(self, run: Run) -> None:
         """Run one call and send what became of it."""
+        begin = time.perf_counter()
         call_id.set(run.id)
         try:
             self._check_wanted(run)
@@ -53,7 +55,7 @@ class Performer:
             self.report(run, error)
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, time.perf_counter() - begin))
         self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:

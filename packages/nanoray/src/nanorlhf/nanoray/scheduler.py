@@ -6,7 +6,7 @@ others come before those: a recursion is walked depth first, so that few process
 """
 
 from collections import Counter, deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from .placement import Strategy, plan
@@ -52,10 +52,13 @@ class _Waiting(NamedTuple):
     strategy: Strategy
 
 
+_Key = tuple[Demand, int, int, int]
+
+
 class _Running(NamedTuple):
     place: _Place
     share: Share
-    group: int
+    key: _Key
 
 
 class Scheduler:
@@ -72,13 +75,15 @@ class Scheduler:
 
     def __init__(self, node: Pool) -> None:
         self._machines = {0: node}
-        self._queues: dict[tuple[Demand, int, int, int], deque[int]] = {}
+        self._queues: dict[_Key, deque[int]] = {}
         self._running: dict[int, _Running] = {}
         self._paused: set[int] = set()
         self._groups: dict[int, _Group] = {}
         self._waiting_groups: dict[int, _Waiting] = {}
         self._is_settled = True
         """Nothing has happened since ``schedule`` that could let a call start."""
+        self.has_room = False
+        """After the last ``schedule`` no call waited, and another might have started."""
 
     def add_machine(self, machine: int, pool: Pool) -> None:
         """A machine has joined."""
@@ -98,12 +103,36 @@ class Scheduler:
         """Return what each machine has."""
         return [dict(pool.totals) for pool in self._machines.values()]
 
-    def add(self, request: Request) -> None:
-        """Queue a call."""
+    def add(self, request: Request, *, is_first: bool = False) -> None:
+        """Queue a call behind those with the same needs, or before them."""
         key = (request.needs, request.group, request.bundle, request.depth)
         queue = self._queues.setdefault(key, deque())
         self._is_settled &= bool(queue)  # behind others with the same needs it cannot start
-        queue.append(request.id)
+        if is_first:
+            queue.appendleft(request.id)
+        else:
+            queue.append(request.id)
+
+    def ahead(self, call_id: int, limit: int, fits: Callable[[int], bool]) -> list[int]:
+        """Take up to ``limit`` calls that may follow a running one, for ``hand_over`` to charge.
+
+        Only while all that wait have the same needs as it, and at most half of them: the others
+        are for whoever is free next.
+        """
+        running = self._running.get(call_id)
+        queue = self._queues.get(running.key) if running is not None else None
+        if queue is None or len(self._queues) > 1:
+            return []
+        taken: list[int] = []
+        most = min(limit, len(queue) // 2)
+        while len(taken) < most and fits(queue[0]):
+            taken.append(queue.popleft())
+        return taken
+
+    def hand_over(self, call_id: int, next_id: int) -> None:
+        """A running call has ended, and another goes on with what it was granted."""
+        self.resume(call_id)
+        self._running[next_id] = self._running.pop(call_id)
 
     def withdraw(self, call_id: int) -> None:
         """Forget a call that is still queued."""
@@ -117,13 +146,14 @@ class Scheduler:
     def schedule(self) -> list[Grant]:
         """Return every call that can start now and charge it."""
         if self._is_settled:
+            self.has_room = False
             return []
         self._is_settled = True
         grants: list[Grant] = []
         for key in sorted(self._queues, key=lambda key: -key[3]):
-            (needs, group, bundle, _), queue = key, self._queues[key]
+            queue = self._queues[key]
             while queue:
-                running = self._place(needs, group, bundle)
+                running = self._place(key)
                 if running is None:
                     break  # first come, first served: nothing with these needs may jump ahead
                 call_id = queue.popleft()
@@ -131,6 +161,7 @@ class Scheduler:
                 grants.append(Grant(call_id, running.share.gpu_ids, running.place.machine))
             if not queue:
                 del self._queues[key]
+        self.has_room = not self._queues
         return grants
 
     def release(self, call_id: int) -> None:
@@ -179,7 +210,7 @@ class Scheduler:
         if gone is not None:
             self._give_back(gone.shares)
         self._is_settled = False
-        orphans = [call for call, running in self._running.items() if running.group == group]
+        orphans = [call for call, running in self._running.items() if running.key[1] == group]
         for key in [key for key in self._queues if key[1] == group]:
             orphans += self._queues.pop(key)
         return orphans
@@ -195,11 +226,12 @@ class Scheduler:
             free.update(pool.available())
         return free
 
-    def _place(self, needs: Demand, group: int, bundle: int) -> _Running | None:
+    def _place(self, key: _Key) -> _Running | None:
+        needs, group, bundle, _ = key
         for place in self._places(group, bundle):
             share = place.pool.take(needs)
             if share is not None:
-                return _Running(place, share, group)
+                return _Running(place, share, key)
         return None
 
     def _places(self, group: int, bundle: int) -> list[_Place]:

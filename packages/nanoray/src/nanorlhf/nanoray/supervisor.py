@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
+from .ahead import Ahead
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
 from .cancels import Cancels, cancelled
@@ -43,6 +44,14 @@ class Processes(Protocol):
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def offer(self, worker: int, call_id: int) -> None:
+        """Let a process of machine 0 begin a call that is sent ahead to it."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
         ...
 
     def interrupt(self, worker: int, call_id: int) -> None:
@@ -92,6 +101,12 @@ class Supervisor:
             kill=processes.kill,
             interrupt=processes.interrupt,
         )
+        self.ahead = Ahead(
+            self.calls,
+            scheduler,
+            processes,
+            requeue=lambda call: self._enqueue(call, is_first=True),
+        )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
         self._num_processes = 0
@@ -137,6 +152,8 @@ class Supervisor:
         self.calls.send(worker, call)
         if worker.actor:
             self.actors.started(worker)
+        else:
+            self.ahead.fill(worker, call)
 
     def done(
         self,
@@ -145,8 +162,9 @@ class Supervisor:
         *,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        seconds: float = 0.0,
     ) -> None:
-        """A worker has answered a call."""
+        """A worker has answered a call, after so long."""
         worker = self._workers.get(process)
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
@@ -158,6 +176,8 @@ class Supervisor:
             self.actors.constructed(call)
         else:
             self.calls.succeed(call, results)
+            if call.spec.kind == "task":
+                self.ahead.note(call, seconds)
         self._finished(worker, call)
 
     def raised(self, process: int, call_id: int, error: RawValue) -> None:
@@ -187,6 +207,7 @@ class Supervisor:
         """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
         self._idle.pop(process, None)
+        self.ahead.take_back(worker)
         self._scheduler.release(worker.grant)
         if worker.actor:
             creation = self.actors.lost(worker, reason)
@@ -208,6 +229,7 @@ class Supervisor:
         if worker is not None:
             worker.num_blocked += 1
             if worker.num_blocked == 1:
+                self.ahead.take_back(worker)
                 self._scheduler.pause(worker.grant)
 
     def unblock(self, process: int) -> None:
@@ -264,6 +286,8 @@ class Supervisor:
 
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
+        if call.spec.kind == "task" and self.ahead.go_on(worker, call):
+            return
         if call.spec.kind == "task":
             self._scheduler.release(call.spec.id)
             worker.grant = 0
@@ -285,7 +309,7 @@ class Supervisor:
         else:
             self._enqueue(call)
 
-    def _enqueue(self, call: Call) -> None:
+    def _enqueue(self, call: Call, *, is_first: bool = False) -> None:
         """Let a task or a constructor compete for resources."""
         spec = call.spec
         error = self.calls.argument_error(call)
@@ -298,7 +322,8 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle, call.depth))
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
+        self._scheduler.add(request, is_first=is_first)
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""
