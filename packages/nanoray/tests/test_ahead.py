@@ -27,7 +27,8 @@ def task(start):
             open(f"{what}.held", "w").close()
             while not os.path.exists(what):
                 time.sleep(0.01)
-        elif act == "die":
+        elif act == "die" or (act == "die once" and not os.path.exists(what)):
+            open(what or os.devnull, "w").close()
             os._exit(3)
         elif act == "nest" and what:
             return 1 + ray.get(run.remote("nest", what - 1))
@@ -73,6 +74,18 @@ def test_a_death_costs_only_the_task_that_ran(task):
         except ray.WorkerCrashedError:
             ended["died"] += 1
     assert ended == {0: 294, "died": 6}
+
+
+def test_a_task_that_was_sent_ahead_and_died_is_run_again(task, tmp_path):
+    ray, run = task
+    twice = run.options(max_retries=1)
+    refs = [
+        twice.remote("die once", str(tmp_path / str(number)))
+        if number % 50 == 25
+        else twice.remote("warm")
+        for number in range(300)
+    ]
+    assert ray.get(refs, timeout=WAIT_S) == [0] * 300
 
 
 def test_what_was_sent_ahead_can_be_cancelled(task, tmp_path, until):

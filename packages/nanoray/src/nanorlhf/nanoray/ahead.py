@@ -6,6 +6,7 @@ the first was granted, one after the other. What has not begun is taken back whe
 blocks or dies, and when another could begin it: nothing waits behind a task that turns out long.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import Protocol
 
@@ -20,12 +21,12 @@ _NEW = 0.2  # weight of the newest time in a function's mean
 class TicketOffice(Protocol):
     """What lets calls begin."""
 
-    def offer(self, worker: int, call_id: int) -> None:
-        """Let a process of machine 0 begin a call that is sent ahead to it."""
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
         ...
 
     def recall(self, worker: int) -> list[int]:
-        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
         ...
 
 
@@ -37,6 +38,7 @@ class Ahead:
         scheduler: Has the queue they are taken from, and charges them.
         office: Lets calls begin.
         requeue: Puts a call that is taken back before those queued.
+        on_rest: Called with a process that has nothing left to do.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class Ahead:
         office: TicketOffice,
         *,
         requeue: Callable[[Call], None],
+        on_rest: Callable[[Worker], None],
     ) -> None:
         self._calls, self._scheduler = calls, scheduler
-        self._office, self._requeue = office, requeue
+        self._office, self._requeue, self._on_rest = office, requeue, on_rest
+        self._numbers = itertools.count(1)
         self._means: dict[bytes, float] = {}
         self._holders: dict[int, Worker] = {}
         """Processes that have calls to come."""
@@ -73,9 +77,11 @@ class Ahead:
             return is_light and spec.code == call.spec.code and spec.env == worker.key.env
 
         for call_id in self._scheduler.ahead(call.spec.id, limit - num_ahead, fits):
-            self._office.offer(worker.id, call_id)
-            self._calls.send(worker, self._calls[call_id])
-            self._calls[call_id].state = "queued"
+            following = self._calls[call_id]
+            following.ticket = next(self._numbers)  # new each time: it may be taken back and come
+            self._office.offer(worker.id, following.ticket)
+            self._calls.send(worker, following)
+            following.state = "queued"
             self._holders[worker.id] = worker
 
     def go_on(self, worker: Worker, call: Call) -> bool:
@@ -92,11 +98,17 @@ class Ahead:
 
     def take_back(self, worker: Worker) -> None:
         """Put the calls that the process has not begun back into the queue."""
-        if self._holders.pop(worker.id, None) is not None:
-            for call_id in reversed(self._office.recall(worker.id)):
-                call = worker.calls.pop(call_id, None)
-                if call is not None:  # else it was cancelled
-                    self._requeue(call)
+        if self._holders.pop(worker.id, None) is None:
+            return
+        recalled = set(self._office.recall(worker.id))
+        waiting = [call for call in worker.calls.values() if call.ticket in recalled]
+        for call in waiting:
+            del worker.calls[call.spec.id]
+        if any(call.spec.id == worker.grant for call in waiting):
+            self._scheduler.release(worker.grant)  # it has answered one and not begun the next
+            self._on_rest(worker)
+        for call in reversed(waiting):
+            self._requeue(call)
 
     def spread(self) -> bool:
         """Take all back when others could begin them; return whether there is something new."""

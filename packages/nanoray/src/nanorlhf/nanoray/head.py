@@ -144,9 +144,9 @@ class Head:
         else:
             self._hub.kill(worker)
 
-    def offer(self, worker: int, call_id: int) -> None:
+    def offer(self, worker: int, ticket: int) -> None:
         """Let a process of this machine begin a call sent ahead."""
-        self._hub.offer(worker, call_id)
+        self._hub.offer(worker, ticket)
 
     def recall(self, worker: int) -> list[int]:
         """Take back what a process of this machine has not begun."""

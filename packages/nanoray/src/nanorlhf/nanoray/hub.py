@@ -146,7 +146,7 @@ class Hub:
         self._dirty.add(_ZYGOTE)
         path = [entry for entry in sys.path if isinstance(entry, str)]
         tickets = self._tickets[worker] = Tickets()
-        link.queue(("setup", {"path": path, **setup}), fds=(os.dup(tickets.fd),))
+        link.queue(("setup", {"path": path, **setup}), fds=(os.dup(tickets.reader.fileno()),))
         self._dirty.add(worker)
 
     def kill(self, worker: int) -> None:
@@ -159,12 +159,12 @@ class Hub:
         self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
 
-    def offer(self, worker: int, call_id: int) -> None:
-        """Let a process begin a call that is sent ahead to it, unless it is recalled first."""
-        self._tickets[worker].offer(call_id)
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process begin the call with this ticket, unless it is recalled first."""
+        self._tickets[worker].offer(ticket)
 
     def recall(self, worker: int) -> list[int]:
-        """Take back the calls sent ahead to a process that it has not begun."""
+        """Take back the tickets of a process for what it has not begun."""
         return self._tickets[worker].recall()
 
     def attach(self, process: int, link: Peer) -> None:
@@ -190,7 +190,7 @@ class Hub:
             link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        if message[0] in ("then", "ahead") and self._patient.get(process, 0) < _MAX_PATIENT:
+        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
             self._patient[process] = self._patient.get(process, 0) + 1
         else:
             self._dirty.add(process)

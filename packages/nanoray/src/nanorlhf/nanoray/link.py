@@ -69,8 +69,6 @@ class WorkerLink:
         self._on_arrival: Thunk = lambda: None
         self._may_warn = False
         self.flows: dict[int, Flow] = {}
-        self.ahead: set[int] = set()
-        """Calls that were sent ahead: they need a ticket to begin."""
         self.codes: dict[bytes, bytes] = {}
         self.free: Callable[[int, int], None] = lambda arena_id, offset: None
 
@@ -236,10 +234,8 @@ class WorkerLink:
 
     def _take(self, message: Message) -> None:
         verb, *fields = message
-        if verb in ("run", "then", "ahead"):
+        if verb in ("run", "then"):
             self._inbox.append(Run(*fields))
-            if verb == "ahead":
-                self.ahead.add(fields[1])
         elif verb == "reply":
             if fields[0] in self._asked:
                 self._asked.discard(fields[0])

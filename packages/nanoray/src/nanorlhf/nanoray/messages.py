@@ -33,7 +33,6 @@ To a worker::
     code    code_id, blob
     run     *Run
     then    *Run                            as run, behind a call that is not answered yet
-    ahead   *Run                            as then, and to begin only with a ticket
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more
@@ -132,6 +131,8 @@ class Run(NamedTuple):
     returns: tuple[int, ...]
     retry_on: bool | bytes = False
     stream: int | None = None
+    ticket: int = 0
+    """It was sent ahead and may begin with this ticket only; 0 is at once."""
 
 
 class Slot(NamedTuple):

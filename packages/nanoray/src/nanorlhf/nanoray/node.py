@@ -36,12 +36,12 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
-    def offer(self, worker: int, call_id: int) -> None:
-        """Let a process of machine 0 begin a call that is sent ahead to it."""
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
         ...
 
     def recall(self, worker: int) -> list[int]:
-        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
         ...
 
     def interrupt(self, worker: int, call_id: int) -> None:
@@ -221,12 +221,12 @@ class Node:
         """Have a process end a call."""
         self._rim.interrupt(worker, call_id)
 
-    def offer(self, worker: int, call_id: int) -> None:
-        """Let a process of machine 0 begin a call that is sent ahead to it."""
-        self._rim.offer(worker, call_id)
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        self._rim.offer(worker, ticket)
 
     def recall(self, worker: int) -> list[int]:
-        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
         return self._rim.recall(worker)
 
     def send(self, process: int, message: Message) -> None:

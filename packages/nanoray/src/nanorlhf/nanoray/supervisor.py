@@ -46,12 +46,12 @@ class Processes(Protocol):
         """SIGKILL a process; no harm when it is gone."""
         ...
 
-    def offer(self, worker: int, call_id: int) -> None:
-        """Let a process of machine 0 begin a call that is sent ahead to it."""
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
         ...
 
     def recall(self, worker: int) -> list[int]:
-        """Take back the calls sent ahead to a process of machine 0 that it has not begun."""
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
         ...
 
     def interrupt(self, worker: int, call_id: int) -> None:
@@ -102,10 +102,7 @@ class Supervisor:
             interrupt=processes.interrupt,
         )
         self.ahead = Ahead(
-            self.calls,
-            scheduler,
-            processes,
-            requeue=lambda call: self._enqueue(call, is_first=True),
+            self.calls, scheduler, processes, requeue=self._put_back, on_rest=self._rest
         )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
@@ -206,8 +203,8 @@ class Supervisor:
     def exited(self, process: int, reason: str) -> None:
         """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
-        self._idle.pop(process, None)
         self.ahead.take_back(worker)
+        self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
         if worker.actor:
             creation = self.actors.lost(worker, reason)
@@ -290,8 +287,7 @@ class Supervisor:
             return
         if call.spec.kind == "task":
             self._scheduler.release(call.spec.id)
-            worker.grant = 0
-            self._idle[worker.id] = worker
+            self._rest(worker)
         else:
             self.actors.finished(worker.actor)
 
@@ -318,12 +314,19 @@ class Supervisor:
         if error is not None:
             self._abandon(call, error)
             return
-        call.state, call.worker = "queued", None
+        call.state, call.worker, call.ticket = "queued", None, 0
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
         request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
         self._scheduler.add(request, is_first=is_first)
+
+    def _put_back(self, call: Call) -> None:
+        self._enqueue(call, is_first=True)
+
+    def _rest(self, worker: Worker) -> None:
+        worker.grant = 0
+        self._idle[worker.id] = worker
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""

@@ -17,11 +17,10 @@ _CHUNK = 1 << 16
 class Tickets:
     """The engine's side: one socket pair of tickets.
 
-    >>> import os
     >>> tickets = Tickets()
-    >>> desk = Desk(os.dup(tickets.fd))
-    >>> for call_id in (1, 2, 3):
-    ...     tickets.offer(call_id)
+    >>> desk = Desk(tickets.reader)
+    >>> for number in (1, 2, 3):
+    ...     tickets.offer(number)
     >>> desk.claim(1), tickets.recall(), desk.claim(2)
     (True, [2, 3], False)
     >>> tickets.offer(4)
@@ -31,51 +30,46 @@ class Tickets:
     """
 
     def __init__(self) -> None:
-        self._writer, self._reader = socket.socketpair()
-        for end in (self._writer, self._reader):
+        self._writer, self.reader = socket.socketpair()
+        for end in (self._writer, self.reader):
             end.setblocking(False)
 
-    @property
-    def fd(self) -> int:
-        """The end to read, for the process to have a copy of."""
-        return self._reader.fileno()
-
-    def offer(self, call_id: int) -> None:
+    def offer(self, ticket: int) -> None:
         """Add the ticket of a call that is about to be sent."""
-        self._writer.send(_ID.pack(call_id))
+        self._writer.send(_ID.pack(ticket))
 
     def recall(self) -> list[int]:
-        """Take every ticket back that the process has not claimed; return the calls, in order."""
+        """Take every ticket back that the process has not claimed; return them in order."""
         with contextlib.suppress(BlockingIOError):  # all are claimed
-            return [call_id for (call_id,) in _ID.iter_unpack(self._reader.recv(_CHUNK))]
+            return [ticket for (ticket,) in _ID.iter_unpack(self.reader.recv(_CHUNK))]
         return []
 
     def close(self) -> None:
         """Close both ends."""
         self._writer.close()
-        self._reader.close()
+        self.reader.close()
 
 
 class Desk:
     """The process's side.
 
     Args:
-        fd: The end to read, which this takes over.
+        reader: A copy of the end to read.
     """
 
-    def __init__(self, fd: int) -> None:
-        self._reader = socket.socket(fileno=fd)
+    def __init__(self, reader: socket.socket) -> None:
+        self._reader = reader
         self._early = 0
         """A ticket that was read for a call not reached yet."""
 
-    def claim(self, call_id: int) -> bool:
-        """Return whether the call may begin here; False when it was taken back.
+    def claim(self, ticket: int) -> bool:
+        """Return whether the call with this ticket may begin; False when it was taken back.
 
         It looks before it takes: a ticket of a later call stays where the engine can recall it.
         """
-        if not self._early and self._read(socket.MSG_PEEK) == call_id:
+        if not self._early and self._read(socket.MSG_PEEK) == ticket:
             self._early = self._read(0)  # another's, if the engine has been faster meanwhile
-        if self._early != call_id:
+        if self._early != ticket:
             return False
         self._early = 0
         return True

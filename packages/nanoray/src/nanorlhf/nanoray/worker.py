@@ -58,10 +58,8 @@ class Worker:
         """Run calls until the engine says, or is gone."""
         while True:
             run = self._link.next_run()
-            if run.id in self._link.ahead:
-                self._link.ahead.discard(run.id)
-                if not self._desk.claim(run.id):
-                    continue  # the engine has taken it back
+            if run.ticket and not self._desk.claim(run.ticket):
+                continue  # the engine has taken it back
             self._client.only_call = run.id
             self._performer.perform(run)
             # The frames of the call are gone: what it dropped is freed before the next one waits.
@@ -85,7 +83,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     while not messages:
         messages = connection.receive()
     verb, setup = messages[0]
-    desk = Desk(connection.take_fd())
+    desk = Desk(socket.socket(fileno=connection.take_fd()))
     assert verb == "setup", f"the first message is setup, not {verb!r}"
     _adopt_environment(setup)
     holds = HoldLog()
