@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import time
 
 import pytest
@@ -68,47 +69,51 @@ def test_a_task_that_runs_is_interrupted_and_its_process_goes_on(ray, sleeper, r
     assert ray.get(ray.remote(lambda: 1).remote(), timeout=WAIT_S) == 1
 
 
-def test_a_task_that_runs_is_killed_by_force_and_not_retried(ray, sleeper, running, tmp_path):
-    def stubborn():
-        while True:
-            with contextlib.suppress(KeyboardInterrupt):
-                time.sleep(60)
+def caught(path, work):
+    """Do something inside ``try`` only, and leave a mark there: an interrupt cannot miss it."""
+    try:
+        with open(path, "w"):
+            pass
+        time.sleep(60)
+    except KeyboardInterrupt:
+        return work()
+    raise AssertionError("nobody cancelled this")
 
-    ref = running(sleeper, stubborn)
+
+def test_a_task_that_runs_is_killed_by_force_and_not_retried(ray, tmp_path, until):
+    mark = str(tmp_path / "mark")
+    stubborn = ray.remote(num_cpus=0)(caught)
+    ref = stubborn.remote(mark, lambda: time.sleep(60))
+    assert until(lambda: os.path.exists(mark))
     ray.cancel(ref)
     with pytest.raises(ray.GetTimeoutError):
         ray.get(ref, timeout=0.3)
+    os.remove(mark)
     ray.cancel(ref, force=True)
     with pytest.raises(ray.TaskCancelledError, match="was cancelled"):
         ray.get(ref, timeout=10)
-    marks = len(os.listdir(tmp_path))
     assert ray.get(ray.remote(lambda: 1).remote(), timeout=WAIT_S) == 1
-    assert len(os.listdir(tmp_path)) == marks
+    assert not os.path.exists(mark)
 
 
-def test_a_task_may_clean_up_or_return_nevertheless(ray, sleeper, running, tmp_path):
-    note = str(tmp_path / "note")
+def test_a_task_may_clean_up_or_return_nevertheless(ray, tmp_path, until):
+    def leave(path):
+        with open(path, "w"):
+            pass
+        raise KeyboardInterrupt
 
-    def tidy():
-        try:
-            time.sleep(60)
-        finally:
-            with open(note, "w"):
-                pass
-
-    def defy():
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            return
-
-    first, second = running(sleeper, tidy), running(sleeper, defy)
-    ray.cancel(first)
-    ray.cancel(second)
+    task, marks, note = ray.remote(num_cpus=0)(caught), [], str(tmp_path / "note")
+    refs = []
+    for work in (lambda: leave(note), lambda: "done"):
+        marks.append(str(tmp_path / f"mark{len(marks)}"))
+        refs.append(task.remote(marks[-1], work))
+    assert until(lambda: all(map(os.path.exists, marks)))
+    for ref in refs:
+        ray.cancel(ref)
     with pytest.raises(ray.TaskCancelledError):
-        ray.get(first, timeout=10)
+        ray.get(refs[0], timeout=10)
     assert os.path.exists(note)
-    assert ray.get(second, timeout=10) == "done"
+    assert ray.get(refs[1], timeout=10) == "done"
 
 
 def test_calls_that_wait_for_resources_or_arguments_end_at_once(ray, sleeper, running):
@@ -144,13 +149,7 @@ def test_cancelling_what_is_ready_does_nothing(ray):
 def test_the_calls_that_a_call_made_are_cancelled_with_it(ray, tmp_path, until):
     @ray.remote(num_cpus=0)
     def child(mark):
-        with open(mark, "w"):
-            pass
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            os.remove(mark)
-            raise
+        caught(mark, lambda: os.remove(mark))
 
     @ray.remote(num_cpus=0)
     def parent(mark):
@@ -221,17 +220,38 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path,
     ray.cancel(late)
 
 
-def test_a_cancelled_task_is_not_retried_after_a_crash(ray, sleeper, running, tmp_path):
-    def crash():
-        try:
-            time.sleep(60)
-        except KeyboardInterrupt:
-            os._exit(1)
-
-    ref = running(sleeper.options(max_retries=-1), crash)
+def test_a_cancelled_task_is_not_retried_after_a_crash(ray, tmp_path, until):
+    mark = str(tmp_path / "mark")
+    ref = ray.remote(num_cpus=0, max_retries=-1)(caught).remote(mark, lambda: os._exit(1))
+    assert until(lambda: os.path.exists(mark))
+    os.remove(mark)
     ray.cancel(ref)
     with pytest.raises(ray.TaskCancelledError):
         ray.get(ref, timeout=10)
+    assert not os.path.exists(mark)
+
+
+def test_a_dead_process_may_be_told_of_a_cancel(start, is_running, until, tmp_path):
+    ray = start(num_cpus=1)
+    path = tmp_path / "pid"
+
+    @ray.remote(max_retries=0)
+    def sleep():
+        path.write_text(f"{os.getpid()}\n")
+        time.sleep(60)
+
+    ref = sleep.remote()
+    assert until(lambda: path.exists() and path.read_text().endswith("\n"))
+    worker = int(path.read_text())
+    zygote = nanoray.session.current()._link._hub.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)  # so that the order comes before the death is noticed
+    os.kill(worker, signal.SIGKILL)
+    assert until(lambda: not is_running(worker))
+    ray.cancel(ref)
+    os.kill(zygote, signal.SIGCONT)
+    with pytest.raises((ray.TaskCancelledError, ray.WorkerCrashedError)):
+        ray.get(ref, timeout=WAIT_S)
+    assert ray.get(ray.remote(lambda: 1).remote(), timeout=WAIT_S) == 1
 
 
 def test_cancel_wants_a_ref(ray):

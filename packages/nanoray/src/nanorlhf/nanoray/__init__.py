@@ -32,6 +32,7 @@ from .errors import (
     ObjectLostError,
     PlacementGroupRemovedError,
     SerializationError,
+    StoreFullError,
     TaskCancelledError,
     TaskError,
     WorkerCrashedError,
@@ -40,6 +41,14 @@ from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
+from .state import (
+    list_actors,
+    list_nodes,
+    list_objects,
+    list_tasks,
+    list_workers,
+    timeline,
+)
 
 __all__ = [
     "ActorDiedError",
@@ -56,6 +65,7 @@ __all__ = [
     "PlacementGroup",
     "PlacementGroupRemovedError",
     "SerializationError",
+    "StoreFullError",
     "TaskCancelledError",
     "TaskError",
     "WorkerCrashedError",
@@ -69,6 +79,11 @@ __all__ = [
     "init",
     "is_initialized",
     "kill",
+    "list_actors",
+    "list_nodes",
+    "list_objects",
+    "list_tasks",
+    "list_workers",
     "method",
     "nodes",
     "placement_group",
@@ -76,5 +91,6 @@ __all__ = [
     "remote",
     "remove_placement_group",
     "shutdown",
+    "timeline",
     "wait",
 ]

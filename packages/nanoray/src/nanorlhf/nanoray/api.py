@@ -4,7 +4,7 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from .backend import Context
 from .errors import NanoRayError
@@ -15,13 +15,18 @@ from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
+_MIN_STORE_BYTES = 1 << 20
+
 
 def init(
     address: str | None = None,
     *,
+    engine: Literal["local", "ray"] = "local",
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     preload: Sequence[str] = (),
     runtime_env: Mapping[str, Any] | None = None,
     log_to_driver: bool = True,
@@ -34,10 +39,15 @@ def init(
     Args:
         address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
             cluster through its daemon on this machine, which ``nanoray start`` starts; the
-            cluster goes on when this process leaves.
+            cluster goes on when this process leaves. With Ray: "auto" or an address of Ray's.
+        engine: "local" is ours; "ray" runs the same program on Ray, of which `start_ray` tells.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
+        object_store_memory: Bytes of shared memory that values may take; None is 30 % of what this
+            process may use. When it is full, values that nobody looks at move to disk.
+        object_spilling_directory: Where they move to; None is /var/tmp, or the system's directory
+            for temporary files.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
         runtime_env: What all calls find around them, ``{"env_vars": {"SEED": "1"}, "working_dir":
@@ -56,6 +66,22 @@ def init(
         if ignore_reinit_error:
             return
         raise NanoRayError("init() was called before; call shutdown() first")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
+    if engine == "ray":
+        from .ray_start import start_ray  # here, not above: Ray is an extra
+
+        atexit.register(shutdown)
+        set_current(
+            start_ray(
+                address,
+                amounts={"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources},
+                preload=preload,
+                runtime_env=runtime_env,
+                log_to_driver=log_to_driver,
+            )
+        )
+        return
     if sys.platform != "linux":
         raise NanoRayError(
             f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"
@@ -84,6 +110,8 @@ def init(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=resources,
+            object_store_memory=_checked_store(object_store_memory),
+            object_spilling_directory=object_spilling_directory,
             preload=preload,
             runtime_env=runtime_env,
             log_to_driver=log_to_driver,
@@ -294,6 +322,14 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
+
+
+def _checked_store(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
+        raise ValueError(
+            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
+        )
+    return size
 
 
 def _checked(timeout: float | None) -> float | None:

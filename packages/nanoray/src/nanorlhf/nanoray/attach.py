@@ -20,6 +20,7 @@ from .daemons import Daemon, find_daemon, peer_uid
 from .door import parse_address
 from .environment import environment
 from .errors import AuthenticationError, EngineError, NanoRayError
+from .handshake import DIALECT, wrong_dialect
 from .logs import Printer
 from .refs import HoldLog
 from .store import Reader
@@ -70,7 +71,7 @@ def attach(
         context=driver_context(),
         environment=inherited,
     )
-    link.start(client.writer.free, rest)
+    link.start(rest, take_back=client.writer.take, refuse=client.allowance.refuse)
     return client
 
 
@@ -96,11 +97,18 @@ def _receive_setup(connection: Connection) -> tuple[dict[str, Any], list[Message
             messages = connection.receive(deadline - time.monotonic())
             if messages:
                 assert messages[0][0] == "setup", f"setup comes first, not {messages[0][0]!r}"
+                _check_dialect(connection, tuple(messages[0][1]["dialect"]))
                 return messages[0][1], messages[1:]
     except EOFError:
         pass
     connection.close()
     raise NanoRayError("the daemon of this machine is leaving its cluster; try again")
+
+
+def _check_dialect(connection: Connection, dialect: tuple[int, ...]) -> None:
+    if dialect != DIALECT:
+        connection.close()
+        raise NanoRayError(f"the daemon of this machine is another: {wrong_dialect(dialect)}")
 
 
 class _Question:
@@ -135,12 +143,25 @@ class DriverLink:
         self._end: Answer | None = None
         """What every question is answered with once the cluster is gone."""
         self._is_left = False
-        self._free: Callable[[int, int], None] = lambda arena_id, offset: None
+        self._take_back: Callable[[Message], None] = lambda message: None
+        self._refuse: Callable[[Answer], None] = lambda answer: None
         self._thread = threading.Thread(target=self._read, name="nanoray", daemon=True)
 
-    def start(self, free: Callable[[int, int], None], messages: list[Message]) -> None:
-        """Begin to read; ``free`` takes back the driver's own blocks."""
-        self._free = free
+    def start(
+        self,
+        messages: list[Message],
+        *,
+        take_back: Callable[[Message], None],
+        refuse: Callable[[Answer], None],
+    ) -> None:
+        """Begin to read.
+
+        Args:
+            messages: What has been read.
+            take_back: Does what messages say about the driver's own memory.
+            refuse: Gives back what came with an answer nobody waits for.
+        """
+        self._take_back, self._refuse = take_back, refuse
         for message in messages:
             self._take(message)
         self._thread.start()
@@ -235,8 +256,8 @@ class DriverLink:
             os.close(fd)
         elif verb == "forget":
             self._reader.forget(fields[0])
-        elif verb == "free":
-            self._free(fields[0], fields[1])
+        elif verb in ("free", "trim"):
+            self._take_back(message)
         elif verb == "printed" and self._printer is not None:
             self._printer.add(fields[0], fields[1], fields[2], now_s=time.monotonic())
 
@@ -248,6 +269,8 @@ class DriverLink:
             question.resolve(payload)
         elif then is not None:
             self._thunks.put(partial(then, payload))
+        else:
+            self._refuse(payload)
 
     def _fail(self, reason: str) -> None:
         """Answer every question, now and later, with an error."""

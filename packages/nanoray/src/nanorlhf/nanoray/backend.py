@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from .messages import Method
 from .options import CallOptions, Options
-from .refs import HoldLog
+from .refs import Holds
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +61,10 @@ class ActorInfo:
 class Backend(Protocol):
     """An engine, as seen from one process of it. Ids are integers unique in the engine."""
 
-    holds: HoldLog
-    """Where refs made or dropped in this process are counted."""
+    @property
+    def holds(self) -> Holds:
+        """Where refs made or dropped in this process are counted."""
+        ...
 
     def put(self, value: object) -> int:
         """Store a value; return its id, already held once."""
@@ -151,6 +153,14 @@ class Backend(Protocol):
 
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now."""
+        ...
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return the rows of "tasks", "actors", "objects" or "workers"; see ``state.py``."""
+        ...
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
         ...
 
     def context(self) -> Context:

@@ -74,6 +74,8 @@ class Worker:
     """The call whose resources it uses now; 0 for none."""
     name: str
     """The actor's class, or the first task it ran."""
+    pid: int = 0
+    """0 until it has told."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
     codes: set[bytes] = field(default_factory=set)
@@ -267,6 +269,7 @@ class Calls:
         assert entry.value is not None, "arguments are ready"
         value = self._transfers.on(worker.key.machine, object_id, entry.value)
         assert value is not None, "arguments have been brought here"
+        self._objects.touch(object_id)
         self._arenas.ship(worker.id, value)
         return value
 

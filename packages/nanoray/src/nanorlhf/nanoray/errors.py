@@ -11,6 +11,7 @@
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
       ObjectLostError            a ref names no object of this engine
+      StoreFullError             a value does not fit into shared memory; also a MemoryError
       PlacementGroupRemovedError the group a call was placed in is gone
       SerializationError         a value cannot travel; also a TypeError
       AuthenticationError        a machine did not prove that it has the cluster's token
@@ -57,6 +58,10 @@ class InfeasibleError(NanoRayError, ValueError):
 
 class ObjectLostError(NanoRayError):
     """A ref names an object this engine does not have."""
+
+
+class StoreFullError(NanoRayError, MemoryError):
+    """A value does not fit into shared memory, not even after others were moved to disk."""
 
 
 class PlacementGroupRemovedError(NanoRayError):
@@ -142,7 +147,9 @@ def _dual_class(cause: type[Exception]) -> type[TaskError]:
 
 def _instance(kind: type[TaskError], cause: BaseException | None) -> TaskError:
     """Return an instance that carries the cause's args and attributes."""
-    error = kind.__new__(kind)
+    # MemoryError refuses to be a mere base of what it makes: its constructor is not asked.
+    is_memory = isinstance(cause, MemoryError)
+    error = BaseException.__new__(kind) if is_memory else kind.__new__(kind)
     if kind is TaskError or cause is None:
         return error
     error.__dict__.update(vars(cause))

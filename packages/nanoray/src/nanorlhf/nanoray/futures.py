@@ -17,6 +17,29 @@ from .waits import Answer
 Load = Callable[[Answer], Any]
 
 
+class _LoopFuture(Future[Any]):
+    """A future that the event loop of this process resolves, so that it may not wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop_thread = threading.main_thread()
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401  as in the base
+        self._check_done()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._check_done()
+        return super().exception(timeout)
+
+    def _check_done(self) -> None:
+        if not self.done() and threading.current_thread() is self._loop_thread:
+            raise RuntimeError(
+                "waiting for a future in an async actor would stop the loop that brings its "
+                "result; await the ref, or asyncio.wrap_future(ref.future())"
+            )
+
+
 class LateLink(Protocol):
     """How a process asks without waiting."""
 
@@ -39,10 +62,11 @@ class Futures:
     Args:
         link: The way to the engine.
         holds: Where this process counts its refs; a question holds what it asks for.
+        refuse: Gives back what came with the answer of a future that was cancelled.
     """
 
-    def __init__(self, link: LateLink, holds: HoldLog) -> None:
-        self._link, self._holds = link, holds
+    def __init__(self, link: LateLink, holds: HoldLog, *, refuse: Callable[[Answer], None]) -> None:
+        self._link, self._holds, self._refuse = link, holds, refuse
         self._questions: SimpleQueue[bool] = SimpleQueue()
         """True for each question asked, False at the end."""
         self._thread: threading.Thread | None = None
@@ -52,11 +76,14 @@ class Futures:
 
     def ask(self, verb: str, *fields: Any, held: int, load: Load) -> "Future[Any]":
         """Return a future of ``load(answer)``; cancelling it takes the question back."""
-        future: Future[Any] = Future()
+        future: Future[Any] = _LoopFuture() if self.is_led else Future()
         self._holds.add(held)
 
         def arrived(answer: Answer | None) -> None:
-            _settle(future, load, answer)
+            if future.set_running_or_notify_cancel():
+                _settle(future, load, answer)
+            elif answer is not None:
+                self._refuse(answer)
             self._holds.drop(held)
 
         try:
@@ -94,9 +121,7 @@ class Futures:
 
 
 def _settle(future: "Future[Any]", load: Load, answer: Answer | None) -> None:
-    """Give a future what its answer says, unless it was cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return
+    """Give a future what its answer says."""
     assert answer is not None, "only a cancelled question has no answer"
     try:
         value = load(answer)

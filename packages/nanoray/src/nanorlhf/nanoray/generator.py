@@ -3,7 +3,7 @@
 import threading
 from typing import NoReturn
 
-from .refs import HoldLog, ObjectRef
+from .refs import Holds, ObjectRef
 from .session import current
 
 
@@ -15,7 +15,7 @@ class ObjectRefGenerator:
     items not taken and closes the remote generator at its ``yield``.
     """
 
-    def __init__(self, stream_id: int, holds: HoldLog) -> None:
+    def __init__(self, stream_id: int, holds: Holds) -> None:
         self._id, self._holds = stream_id, holds
         self._index = 0
         self._turn = threading.Lock()

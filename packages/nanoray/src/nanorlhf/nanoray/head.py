@@ -24,6 +24,7 @@ from .channel import Channel
 from .connection import Connection
 from .daemons import Daemon
 from .door import Address, Guest
+from .handshake import DIALECT, wrong_dialect
 from .hub import describe_machine
 from .local import own_pool
 from .machines import About
@@ -120,7 +121,7 @@ class Head:
         """End the cluster: agents end, and drivers are hung up on."""
         with self._lock:
             for process in self._agents:
-                self._hub.send(process, ("stop",))
+                self._hub.send(process, ("stop", ""))
             self._hub.flush()
             self.node.break_down("the cluster was stopped while this was waiting")
             self._hub.flush()
@@ -225,7 +226,9 @@ class Head:
         self.node.break_down(reason)
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Show every driver what a worker printed."""
+        """Keep what a worker of this machine printed; show it, and what others did, to drivers."""
+        if not self.node.machines.of(worker):
+            self._station.keep_lines(worker, lines)
         source = f"({self.node.supervisor.label(worker)} pid={pid})"
         for driver in self._drivers:
             self.send(driver, ("printed", source, stream, lines))
@@ -245,10 +248,7 @@ class Head:
     def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
         verb, *fields = message
         if verb == "join" and agent.machine is None:
-            agent.machine = self.node.machine_joined(process, About(*fields))
-            self._machines[agent.machine] = process
-            log.info("%s joined", self.node.machines[agent.machine])
-            self._hub.send(process, ("welcome", process))
+            self._join(process, agent, tuple(fields[0]), About(*fields[1]))
         elif verb == "up":
             self._up(agent, *fields)
         elif verb == "exited":
@@ -264,6 +264,15 @@ class Head:
             self._note_fetched(*fields)
         elif verb == "printed":
             self.printed(*fields)
+
+    def _join(self, process: int, agent: _Agent, dialect: tuple[int, ...], about: About) -> None:
+        if dialect != DIALECT:
+            self._hub.send(process, ("stop", wrong_dialect(dialect)))
+            return
+        agent.machine = self.node.machine_joined(process, about)
+        self._machines[agent.machine] = process
+        log.info("%s joined", self.node.machines[agent.machine])
+        self._hub.send(process, ("welcome", process))
 
     def _up(self, agent: _Agent, process: int, message: Message) -> None:
         """A process of another machine said something."""
@@ -290,9 +299,11 @@ class Head:
         now = time.monotonic()
         if now - self._beaten_s < self._config.beat_s:
             return
+        was_away = now - self._beaten_s > self._config.limit_s / 2
         self._beaten_s = now
         for process, agent in list(self._agents.items()):
-            if now - agent.heard_s > self._config.limit_s:
+            # After a stop of this process itself, what others said meanwhile is still unread.
+            if now - agent.heard_s > self._config.limit_s and not was_away:
                 self._lose(process, f"no sign of life for {self._config.limit_s:g} s")
             else:
                 self._hub.send(process, ("beat",))
@@ -317,6 +328,7 @@ class Head:
 
     def _driver_setup(self, driver: int, machine: int) -> dict[str, Any]:
         return {
+            "dialect": DIALECT,
             "process": driver,
             "node": self.node.machines[machine].about.node_id,
             "totals": self.node.scheduler.totals(),

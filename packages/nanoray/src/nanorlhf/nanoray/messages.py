@@ -10,9 +10,9 @@ To the engine::
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
     create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
-    done    call_id, [(value, held)], error, seconds
+    done    call_id, [(value, held)], error, span
     retry   call_id, error                  it raised what its ``retry_on`` names
-    failed  call_id, text                   a constructor raised
+    failed  call_id, text, span             a constructor raised
     item    stream_id, i, id, value, held   what a generator made
     next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
@@ -24,8 +24,15 @@ To the engine::
     kill    actor_id, no_restart
     group   group_id, bundles, strategy
     ungroup group_id
+    born    pid                             a worker has begun
+    state   req, kind           -> ("plain", rows)
+    timeline req                -> ("plain", [fields of Ran])
     arena   arena_id, size  (+ fd)          a new arena of the sender
     retire  arena_id
+    room    req, size, missing, stage -> ("plain", ("grant", size) | ("spill", dir, [(id, block)]))
+    spare   size                            room it was granted and does not need
+    spilled req, arena_id, [(id, offset, checksum)] -> ("plain", None)  an arena that is a file
+    unspilled reason
 
 To a worker::
 
@@ -39,6 +46,7 @@ To a worker::
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
+    trim                                    give back what is kept and not used
     exit
 
 Between the engine and the zygote::

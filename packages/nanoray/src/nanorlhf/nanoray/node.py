@@ -8,15 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .arenas import Arenas
+from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
+from .exits import describe_exit
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
 from .resources import CPU, UNIT, Demand, Pool, readable
+from .room import Place, Room, Stage
 from .scheduler import Scheduler
 from .streams import Streams
-from .supervisor import Supervisor, describe_exit
+from .supervisor import Supervisor
+from .timeline import Outcome, Ran, Span, Timeline
 from .transfers import Transfers
 from .value import Block, Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
@@ -91,7 +95,7 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.scheduler = Scheduler(pool)
+        self.scheduler = Scheduler(pool, node_id=about.node_id)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
@@ -102,6 +106,7 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self.rooms = {0: self._open_room(0)}
         self.streams = Streams(
             self.objects,
             self.arenas,
@@ -110,8 +115,18 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self._timeline = Timeline()
+        self._census = Census(
+            calls=self.supervisor.calls,
+            actors=self.supervisor.actors,
+            objects=self.objects,
+            machines=self.machines,
+            timeline=self._timeline,
+            workers=self.supervisor.workers,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
+            "born": self._on_born,
             "call": self._on_call,
             "cancel": self._on_cancel,
             "code": self._on_code,
@@ -130,9 +145,15 @@ class Node:
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "room": self._on_room,
+            "spare": self._on_spare,
+            "spilled": self._on_spilled,
             "revoke": self._on_revoke,
+            "state": self._on_state,
+            "timeline": self._on_timeline,
             "totals": self._on_totals,
             "ungroup": self._on_ungroup,
+            "unspilled": self._on_unspilled,
             "wait": self._on_wait,
         }
 
@@ -157,6 +178,8 @@ class Node:
                 self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
+        for room in self.rooms.values():
+            room.settle()
 
     def _start_granted(self) -> None:
         for grant in self.scheduler.schedule():
@@ -183,7 +206,8 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
-        self.scheduler.add_machine(machine, pool)
+        self.rooms[machine] = self._open_room(machine)
+        self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
         return machine
 
@@ -192,7 +216,7 @@ class Node:
         where = f"{self.machines[machine]}, which was lost: {reason}"
         daemon = self.machines[machine].process
         processes = self.machines.lose(machine)
-        groups = self.scheduler.remove_machine(machine)
+        lost = self.scheduler.remove_machine(machine)
         for process in processes:
             if process in self._drivers:
                 self.driver_left(process)
@@ -200,10 +224,12 @@ class Node:
                 self._drop_process(process)
             else:
                 self._worker_gone(process, f"was on {where}")
-        for group in groups:
-            self._dissolve(group)
+        for group in lost.groups:
+            self.objects.reopen(group)  # its lost bundles are placed again: ready() waits for them
+        self.supervisor.strand(lost.stranded)
         self.transfers.machine_lost(machine, where)
         self.arenas.drop_machine(machine)
+        del self.rooms[machine]
 
     # -- Processes, for the supervisor ---------------------------------------------------------
 
@@ -239,6 +265,7 @@ class Node:
         self.streams.drop_process(worker)
         self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
+        self.rooms[self.machines.of(worker)].drop_process(worker)
         self.machines.drop_process(worker)
 
     def _drop_process(self, process: int) -> None:
@@ -246,6 +273,7 @@ class Node:
         self._waits.drop_process(process)
         self.streams.drop_process(process)
         self.arenas.drop_process(process)
+        self.rooms[self.machines.of(process)].drop_process(process)
         self.machines.drop_process(process)
 
     def break_down(self, reason: str) -> None:
@@ -253,6 +281,8 @@ class Node:
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
         self._waits.fail_all(tuple(error))
+        for room in self.rooms.values():
+            room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -274,6 +304,7 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self._room(process).cancel((process, req))
         self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
@@ -320,14 +351,17 @@ class Node:
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
-        seconds: float = 0.0,
+        span: Span,
     ) -> None:
-        self.supervisor.done(process, call_id, results=results, error=error, seconds=seconds)
+        self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
+        self.supervisor.done(process, call_id, results=results, error=error, seconds=span[1])
 
-    def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
+    def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
+        self._note(process, call_id, span, "RETRIED")
         self.supervisor.raised(process, call_id, error)
 
-    def _on_failed(self, process: int, call_id: int, text: str) -> None:
+    def _on_failed(self, process: int, call_id: int, text: str, span: Span) -> None:
+        self._note(process, call_id, span, "FAILED")
         self.supervisor.constructor_failed(process, call_id, text)
 
     def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
@@ -354,9 +388,6 @@ class Node:
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
-        self._dissolve(group)
-
-    def _dissolve(self, group: int) -> None:
         if self.scheduler.has_group(group):
             self.supervisor.remove_group(group)
             entry = self.objects.get(group)
@@ -372,6 +403,19 @@ class Node:
         del process
         self.arenas.close(arena_id)
 
+    def _on_room(self, process: int, req: int, size: int, missing: int, stage: Stage) -> None:
+        self._room(process).ask((process, req), size, missing, stage)
+
+    def _on_spare(self, process: int, size: int) -> None:
+        self._room(process).give_back(process, size)
+
+    def _on_spilled(self, process: int, req: int, arena_id: int, places: list[Place]) -> None:
+        self._room(process).spilled(process, arena_id, places)
+        self._answer((process, req), ("plain", None))
+
+    def _on_unspilled(self, process: int, reason: str) -> None:
+        self._room(process).not_spilled(process, reason)
+
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
         amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
@@ -382,6 +426,21 @@ class Node:
     def _on_machines(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self.machines.rows()))
 
+    def _on_born(self, process: int, pid: int) -> None:
+        self.supervisor.born(process, pid)
+
+    def _on_state(self, process: int, req: int, kind: str) -> None:
+        self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_timeline(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self._timeline.last()))
+
+    def _note(self, process: int, call_id: int, span: Span, outcome: Outcome) -> None:
+        call = self.supervisor.calls.get(call_id)
+        if call is not None:
+            spec, machine = call.spec, self.machines.of(process)
+            self._timeline.add(Ran(call_id, spec.name, spec.kind, process, machine, *span, outcome))
+
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)
         if info is not None:
@@ -389,6 +448,34 @@ class Node:
         self._answer((process, req), ("plain", info))
 
     # -- answers -----------------------------------------------------------------------------
+
+    def _open_room(self, machine: int) -> Room:
+        about = self.machines[machine].about
+        return Room(
+            machine,
+            about.store_bytes,
+            about.spill_directory,
+            objects=self.objects,
+            arenas=self.arenas,
+            in_use=lambda: self.supervisor.in_use() | self.transfers.under_way(),
+            name_of=self._name_of,
+            send=self._rim.send,
+            answer=self._answer,
+        )
+
+    def _room(self, process: int) -> Room:
+        return self.rooms[self.machines.of(process)]
+
+    def _name_of(self, process: int) -> str:
+        is_driver = process == DRIVER or process in self._drivers
+        return "driver" if is_driver else self.supervisor.label(process)
+
+    def _lend(self, process: int, object_id: int, value: Value) -> None:
+        """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
+        if value.block is not None:
+            self.arenas.ship(process, value)
+            self.objects.hold(process, -object_id, 1)
+            self.objects.touch(object_id)
 
     def _answer(self, asker: Asker, payload: Answer) -> None:
         if payload[0] == "values":
@@ -400,10 +487,13 @@ class Node:
 
     def _answer_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
         """Answer with values, as soon as they are on the asker's machine."""
+        if self.machines.is_one:
+            self._reply_values(asker, values)
+            return
         machine = self.machines.of(asker[0])
         ids = [object_id for object_id, _ in values]
         if not self.transfers.are_away(machine, ids):
-            self._reply_values(asker, values)
+            self._reply_local(asker, machine, ids)
             return
 
         for object_id in ids:
@@ -420,7 +510,7 @@ class Node:
         self.transfers.localize(machine, ids, arrived)
 
     def _reply_local(self, asker: Asker, machine: int, ids: Sequence[int]) -> None:
-        """Answer with values that have just been brought, unless one was lost meanwhile."""
+        """Answer with values that are on the machine, unless one was lost meanwhile."""
         values: list[tuple[int, Value]] = []
         for object_id in ids:
             entry = self.objects.get(object_id)
@@ -435,8 +525,8 @@ class Node:
         self._reply_values(asker, values)
 
     def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
-        for _, value in values:
-            self.arenas.ship(asker[0], value)
+        for object_id, value in values:
+            self._lend(asker[0], object_id, value)
         self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
 
     def _reply(self, asker: Asker, payload: Answer) -> None:

@@ -21,6 +21,7 @@ from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
 from .store import Reader
+from .timeline import Span
 from .value import Value, error_value, pickled
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -42,8 +43,8 @@ class Performer:
 
     def perform(self, run: Run) -> None:
         """Run one call and send what became of it."""
-        begin = time.perf_counter()
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -52,15 +53,16 @@ class Performer:
                 value = None  # what the stream itself is, when it has ended
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None, time.perf_counter() - begin))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:
         """Run one call of an actor with an event loop; a plain method runs in the loop, too."""
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -71,9 +73,9 @@ class Performer:
                 value = None
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     def flush(self) -> None:
@@ -81,11 +83,12 @@ class Performer:
         if self._client.holds:
             self._link.post()
 
-    def report(self, run: Run, error: BaseException) -> None:
-        """Send the error with the traceback of user code."""
+    def report(self, run: Run, error: BaseException, *, began_s: float | None = None) -> None:
+        """Send the error with the traceback of user code; without ``began_s`` it never began."""
         if run.id in self._interrupts.cancelled and run.kind != "new":
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
-            self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
+            value = tuple(error_value(cancelled))
+            self._link.post(("done", run.id, [], value, _span(began_s)))
             return
         is_retried = False
         try:
@@ -95,11 +98,15 @@ class Performer:
         frames = _user_frames(error)
         text = traceback_text(error, frames)
         if run.kind == "new":
-            self._link.post(("failed", run.id, text))
+            self._link.post(("failed", run.id, text, _span(began_s)))
             return
         where = f"{run.name} in process {os.getpid()}"
         value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        self._link.post(("retry", run.id, value) if is_retried else ("done", run.id, [], value))
+        span = _span(began_s)
+        if is_retried:
+            self._link.post(("retry", run.id, value, span))
+        else:
+            self._link.post(("done", run.id, [], value, span))
 
     def _is_retried(self, run: Run, error: BaseException) -> bool:
         """Return whether the call asked to be run again after such an error."""
@@ -117,8 +124,16 @@ class Performer:
             self.actor = value
             return []
         values = [value] if len(run.returns) == 1 else _several(run, value)
-        cuts = [pickled(item) for item in values]  # all, before the first takes shared memory
-        return [(tuple(self._client.writer.write(cut)), cut.held) for cut in cuts]
+        cuts = [pickled(item) for item in values]
+        results: Results = []
+        try:
+            for cut in cuts:
+                results.append((tuple(self._client.writer.write(cut)), cut.held))
+        except BaseException:  # the store is full, or the call was cancelled
+            for raw, _ in results:
+                self._client.writer.discard(Value(*raw))
+            raise
+        return results
 
     def _call(self, run: Run) -> UserValue:
         args, kwargs = self._arguments(run)
@@ -147,6 +162,11 @@ class Performer:
             blob = self._link.codes.pop(code_id)
             self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
         return self._codes[code_id]
+
+
+def _span(began_s: float | None) -> Span:
+    now_s = time.time()
+    return (now_s, 0.0) if began_s is None else (began_s, now_s - began_s)
 
 
 def _construct(cls: UserValue, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UserValue:

@@ -8,10 +8,26 @@ it learns that the value itself was let go, and no borrowing protocol is needed.
 from collections import Counter, deque
 from collections.abc import Callable, Generator
 from concurrent.futures import Future
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 UserValue = Any
 """What user code passes or returns: only user code knows its type."""
+
+
+class Holds(Protocol):
+    """How an engine counts what this process holds."""
+
+    def add(self, object_id: int) -> None:
+        """Count one more holder of the object in this process."""
+        ...
+
+    def drop(self, object_id: int) -> None:
+        """Count one holder less. Called by finalizers: must never block."""
+        ...
+
+    def reduce(self, thing: Any) -> UserValue:  # noqa: ANN401  an ObjectRef or an ActorHandle
+        """Return what ``thing.__reduce__`` returns to a pickler that is not this engine's own."""
+        ...
 
 
 class HoldLog:
@@ -34,6 +50,13 @@ class HoldLog:
         self._log.append((object_id, -1))
         if self._wake is not None:
             self._wake()
+
+    def reduce(self, thing: object) -> NoReturn:
+        """Refuse: only this engine's own pickler counts what it sends."""
+        raise TypeError(
+            f"{thing!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
+            f"argument, or inside a value, of a nanoray call"
+        )
 
     def take(self) -> list[tuple[int, int]]:
         """Return the net changes and forget them, gains first so that none dies on the way.
@@ -65,7 +88,7 @@ class ObjectRef:
 
     __slots__ = ("__weakref__", "_holds", "_id")
 
-    def __init__(self, object_id: int, holds: HoldLog) -> None:
+    def __init__(self, object_id: int, holds: Holds) -> None:
         self._id = object_id
         self._holds = holds
 
@@ -74,7 +97,7 @@ class ObjectRef:
         """The object's number, unique in its engine."""
         return self._id
 
-    def belongs_to(self, holds: HoldLog) -> bool:
+    def belongs_to(self, holds: Holds) -> bool:
         """Return whether the ref was made by the engine whose log this is."""
         return self._holds is holds
 
@@ -104,8 +127,5 @@ class ObjectRef:
     def __repr__(self) -> str:
         return f"ObjectRef({self._id:x})"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
-            f"argument, or inside a value, of a nanoray call"
-        )
+    def __reduce__(self) -> UserValue:
+        return self._holds.reduce(self)

@@ -9,7 +9,7 @@ from .backend import ActorInfo
 from .generator import ObjectRefGenerator
 from .messages import Method
 from .options import CallOptions, Options, known_changes
-from .refs import HoldLog, ObjectRef, UserValue
+from .refs import Holds, ObjectRef, UserValue
 from .session import current
 
 Refs = ObjectRef | list[ObjectRef] | ObjectRefGenerator | None
@@ -96,9 +96,9 @@ class ActorHandle:
     after the calls already made.
     """
 
-    def __init__(self, info: ActorInfo, holds: HoldLog) -> None:
+    def __init__(self, info: ActorInfo, holds: Holds) -> None:
         self._info, self._holds = info, holds
-        self._methods = {name: _options_of(marked) for name, marked in info.methods}
+        self._methods = {name: options_of(marked) for name, marked in info.methods}
 
     @property
     def id(self) -> int:
@@ -126,11 +126,8 @@ class ActorHandle:
         info = self._info
         return _load_handle, (info.id, info.class_name, info.methods)
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
-            f"argument, or inside a value, of a nanoray call"
-        )
+    def __reduce__(self) -> UserValue:
+        return self._holds.reduce(self)
 
 
 class ActorMethod:
@@ -204,10 +201,8 @@ def has_coroutines(cls: type) -> bool:
     )
 
 
-def _marked(member: Callable[..., Any]) -> bytes:
-    options: dict[str, Any] = getattr(member, _MARK, {})
-    if "num_returns" not in options and _is_generator(member):
-        options = {**options, "num_returns": "streaming"}
+def marked_with(options: Mapping[str, Any]) -> bytes:
+    """Return ``CallOptions`` that a method is given by its class, as handles carry them."""
     if not options:
         return b""
     import cloudpickle  # type: ignore[import-untyped]  # here, not above: it is slow to import
@@ -216,8 +211,16 @@ def _marked(member: Callable[..., Any]) -> bytes:
     return data
 
 
-def _options_of(marked: bytes) -> CallOptions:
+def options_of(marked: bytes) -> CallOptions:
+    """Return the ``CallOptions`` that `marked_with` was given."""
     return CallOptions(**pickle.loads(marked)) if marked else _PLAIN
+
+
+def _marked(member: Callable[..., Any]) -> bytes:
+    options: dict[str, Any] = getattr(member, _MARK, {})
+    if "num_returns" not in options and _is_generator(member):
+        options = {**options, "num_returns": "streaming"}
+    return marked_with(options)
 
 
 def _is_generator(function: Callable[..., Any]) -> bool:
@@ -248,7 +251,7 @@ def _check_kind(options: Options, names: Sequence[str], owner: str) -> None:
             raise ValueError(f"{name}={value!r} is an option of {owner}; drop it here")
 
 
-def _refs(ids: list[int], num_returns: int | str | None, holds: HoldLog) -> Refs:
+def _refs(ids: list[int], num_returns: int | str | None, holds: Holds) -> Refs:
     if num_returns == "streaming":
         return ObjectRefGenerator(ids[0], holds)
     refs = [ObjectRef(object_id, holds) for object_id in ids]

@@ -5,6 +5,7 @@ they belong to, and user code in a worker must find the engine and the call it r
 """
 
 import os
+import sys
 from contextvars import ContextVar
 from typing import NamedTuple
 
@@ -29,14 +30,28 @@ def current() -> Backend:
     Raises:
         NotInitializedError: There is none; a fork of the driver has none either.
     """
-    if _session is None or _session.pid != os.getpid():
+    if _session is not None and _session.pid == os.getpid():
+        return _session.backend
+    if not _is_adopted():
         raise NotInitializedError
-    return _session.backend
+    return current()
 
 
 def is_open() -> bool:
     """Return whether this process is connected."""
-    return _session is not None and _session.pid == os.getpid()
+    return (_session is not None and _session.pid == os.getpid()) or _is_adopted()
+
+
+def _is_adopted() -> bool:
+    """Return whether this is a worker of Ray, whose engine is connected by asking for it."""
+    if "ray" not in sys.modules:
+        return False
+    from .ray_start import engine_of_worker  # a cycle otherwise: engines make refs
+
+    engine = engine_of_worker()
+    if engine is not None:
+        set_current(engine)
+    return engine is not None
 
 
 def set_current(backend: Backend | None) -> None:

@@ -26,6 +26,7 @@ from .door import Address, Door, Guest
 from .fetcher import Fetcher, Report
 from .handshake import Purpose
 from .hub import Hub, Owner
+from .logs import LogFiles
 from .pull import BlockServer, OpenArena, Puller
 from .store import Writer
 from .tls import TlsFiles
@@ -108,6 +109,21 @@ class Announce:
     next_id: Callable[[], int]
     """Returns numbers unique in the cluster."""
 
+    def announce(self, arena_id: int, size: int, fd: int) -> None:
+        """Tell of a new arena."""
+        self.new(arena_id, size, fd)
+
+    def more(self, size: int, missing: Callable[[], int]) -> int:
+        """Return what is missing: a copy that a call waits for is made, however full the store."""
+        del size
+        return missing()
+
+    def give_back(self, arena_ids: list[int], size: int) -> None:
+        """Tell of closed arenas."""
+        del size
+        for arena_id in arena_ids:
+            self.retired(arena_id)
+
 
 class Station:
     """The door, the hub, the blocks and the drivers of one machine.
@@ -140,6 +156,7 @@ class Station:
         self._listener: socket.socket | None = None
         self._writer: Writer | None = None
         self._fetcher: Fetcher | None = None
+        self._logs: LogFiles | None = None
 
     @property
     def address(self) -> Address:
@@ -155,13 +172,14 @@ class Station:
             announce: Tells of the arenas of copies.
             report: Told of each fetch's end.
         """
-        self._writer = Writer(announce.new, announce.retired, next_id=announce.next_id)
+        self._writer = Writer(announce)
         puller = Puller(self._token, tls=self._config.tls)
         self._fetcher = Fetcher(self._writer, puller, report)
         root = self._config.root
         self._registration = Registration(role, head=head, address=self.address, root=root)
         self._listener = self._registration.listen()
         self.hub.watch(self._listener.fileno(), self._accept)
+        self._logs = LogFiles(self._registration.daemon.logs)
         return self._registration.daemon
 
     def fetch(self, number: int, source: Address, block: Block) -> None:
@@ -173,6 +191,11 @@ class Station:
         """Free a copy; call without the lock, for the arena may be given back."""
         assert self._writer is not None, "only a machine that has joined has copies"
         self._writer.free(arena_id, offset)
+
+    def keep_lines(self, worker: int, lines: list[str]) -> None:
+        """Keep what a process of this machine printed, for ``nanoray logs``."""
+        if self._logs is not None:
+            self._logs.write(worker, lines)
 
     def close(self) -> None:
         """End every process and close everything; call without the lock, after the last use."""

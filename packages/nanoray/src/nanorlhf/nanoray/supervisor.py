@@ -4,11 +4,9 @@ Whatever happens to a process, every call it had, and every call that comes late
 results, a retry, or a typed error.
 """
 
-import os
 import pickle
-import signal
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
@@ -251,10 +249,30 @@ class Supervisor:
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
 
+    def in_use(self) -> set[int]:
+        """Return the objects that calls under way were given."""
+        calls = [call for worker in self._workers.values() for call in worker.calls.values()]
+        return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
+
+    def strand(self, stranded: Mapping[int, str]) -> None:
+        """Fail queued calls that nobody can run since a machine was lost."""
+        for call_id, reason in stranded.items():
+            self._abandon(self.calls[call_id], _infeasible(self.calls[call_id].spec, reason))
+
     def caller_left(self, process: int) -> None:
         """A driver is gone: end its tasks, and its actors unless they are detached."""
         self.actors.caller_left(process)
         self.cancels.caller_left(process)
+
+    def workers(self) -> list[Worker]:
+        """Return every worker process."""
+        return list(self._workers.values())
+
+    def born(self, process: int, pid: int) -> None:
+        """A process that was forked has begun."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.pid = pid
 
     def label(self, process: int) -> str:
         """Return what a worker is, or runs, as its lines are marked."""
@@ -319,7 +337,9 @@ class Supervisor:
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
         request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
-        self._scheduler.add(request, is_first=is_first)
+        reason = self._scheduler.add(request, is_first=is_first)
+        if reason is not None:
+            self._abandon(call, _infeasible(spec, reason))
 
     def _put_back(self, call: Call) -> None:
         self._enqueue(call, is_first=True)
@@ -332,7 +352,9 @@ class Supervisor:
         """End a call that will not run (again)."""
         self.calls.fail(call, error)
         if call.spec.kind == "new":
-            reason = "its group or an argument failed, or it is nested too deep"
+            reason = (
+                "its group or an argument failed, it is nested too deep, or no node can hold it"
+            )
             self.actors.bury(call.spec.actor, f"was never created: {reason}")
 
     def _retry(self, call: Call, reason: str) -> None:
@@ -371,29 +393,17 @@ class Supervisor:
         return worker
 
 
-def describe_exit(status: int, *, tail: Sequence[str] = ()) -> str:
-    """Return what waitpid's status says, in words, and after them what the process last said.
-
-    >>> describe_exit(9), describe_exit(256)
-    ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
-    """
-    code = os.waitstatus_to_exitcode(status)
-    hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
-    how = (
-        f"exited with code {code}"
-        if code >= 0
-        else f"was killed by {signal.Signals(-code).name}{hint}"
-    )
-    said = "".join(f"\n  | {line}" for line in tail)
-    return f"{how}; its last lines were:{said}" if said else how
-
-
 def _too_deep(spec: Spec) -> Value:
     reason = (
         f"{spec.name} is nested {MAX_DEPTH} calls deep, and each keeps a process: give the "
         f"recursion an end, or compute its lower levels in one task"
     )
     return error_value(InfeasibleError(reason))
+
+
+def _infeasible(spec: Spec, reason: str) -> Value:
+    text = f"{spec.name} can never run: {reason}; ask for less, or add a node that has it"
+    return error_value(InfeasibleError(text))
 
 
 def _group_removed(spec: Spec) -> Value:

@@ -19,10 +19,12 @@ import socket
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 from . import worker
 from .connection import Connection
+from .exits import OUT_OF_MEMORY, OomKills
 from .interrupts import encoded
 from .stack import NAME_PREFIX
 from .wire import Message, pack
@@ -51,6 +53,7 @@ class Zygote:
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._driver, select.POLLIN)
+        self._oom_kills = OomKills(Path("/proc/self/cgroup").read_text())
         self._libc = ctypes.CDLL(None)
 
     def serve(self) -> None:
@@ -95,7 +98,7 @@ class Zygote:
 
     def _interrupt(self, worker_id: int, call_id: int) -> None:
         """Cancel a call of a worker; one that thousands of ids have not moved hears no more."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # or it is dead, not yet reaped
             os.write(self._pipes[worker_id], encoded(call_id))
             os.kill(self._pids[worker_id], signal.SIGUSR1)
 
@@ -121,6 +124,8 @@ class Zygote:
         os.close(pidfd)
         os.close(self._pipes.pop(worker_id))
         _, status = os.waitpid(self._pids.pop(worker_id), 0)
+        if os.WIFSIGNALED(status) and self._oom_kills.have_grown():
+            status |= OUT_OF_MEMORY
         self._connection.queue(("exited", worker_id, status))
         self._connection.flush()
 
