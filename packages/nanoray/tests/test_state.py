@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import nanorlhf.nanoray as nanoray
-from nanorlhf.nanoray.timeline import KEPT, Ran, Timeline, chrome_trace
+from nanorlhf.nanoray.history import KEPT, Ran, Timeline, chrome_trace
 
 WAIT_S = 30
 

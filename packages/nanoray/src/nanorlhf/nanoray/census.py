@@ -5,9 +5,9 @@ from typing import Any
 
 from .actors import Actors
 from .calls import Call, Calls, Worker
+from .history import Ran, Timeline
 from .machines import Machines
 from .objects import Objects
-from .timeline import Ran, Timeline
 
 Row = dict[str, Any]
 

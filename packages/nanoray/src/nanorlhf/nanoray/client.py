@@ -17,6 +17,7 @@ from .backend import ActorInfo, Context
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
+from .history import Ran, chrome_trace
 from .messages import Kind, RawValue, Slot, Spec
 from .options import CallOptions, Options, num_refs
 from .placement import Strategy, check_strategy, why_infeasible
@@ -25,7 +26,6 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, shortage
 from .session import call_id
 from .store import Reader, Writer
-from .timeline import Ran, chrome_trace
 from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message

@@ -248,7 +248,7 @@ class Head:
     def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
         verb, *fields = message
         if verb == "join" and agent.machine is None:
-            self._join(process, agent, tuple(fields[0]), About(*fields[1]))
+            self._join(process, agent, tuple(fields[0]), fields[1])
         elif verb == "up":
             self._up(agent, *fields)
         elif verb == "exited":
@@ -265,11 +265,13 @@ class Head:
         elif verb == "printed":
             self.printed(*fields)
 
-    def _join(self, process: int, agent: _Agent, dialect: tuple[int, ...], about: About) -> None:
+    def _join(
+        self, process: int, agent: _Agent, dialect: tuple[int, ...], about: tuple[Any, ...]
+    ) -> None:
         if dialect != DIALECT:
             self._hub.send(process, ("stop", wrong_dialect(dialect)))
             return
-        agent.machine = self.node.machine_joined(process, about)
+        agent.machine = self.node.machine_joined(process, About(*about))
         self._machines[agent.machine] = process
         log.info("%s joined", self.node.machines[agent.machine])
         self._hub.send(process, ("welcome", process))

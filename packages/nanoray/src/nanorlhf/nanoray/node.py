@@ -11,6 +11,7 @@ from .arenas import Arenas
 from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
+from .history import Outcome, Ran, Span, Timeline
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
@@ -20,7 +21,6 @@ from .room import Place, Room, Stage
 from .scheduler import Scheduler
 from .streams import Streams
 from .supervisor import Supervisor
-from .timeline import Outcome, Ran, Span, Timeline
 from .transfers import Transfers
 from .value import Block, Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits

@@ -14,6 +14,7 @@ from typing import Any
 
 from .client import Client
 from .errors import TaskCancelledError, task_error, traceback_text
+from .history import Span
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import RawValue, Run, Slot
@@ -21,7 +22,6 @@ from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
 from .store import Reader
-from .timeline import Span
 from .value import Value, error_value, pickled
 
 _PACKAGE = str(Path(__file__).parent) + os.sep

@@ -191,16 +191,6 @@ class RayEngine:
             for row in rows
         ]
 
-    def state(self, kind: str) -> list[dict[str, Any]]:
-        """Refuse: Ray's tables are asked through its dashboard, which an engine may not have."""
-        raise NanoRayError(f"engine='ray' keeps no list of {kind} of its own; run: ray list {kind}")
-
-    def timeline(self) -> list[dict[str, Any]]:
-        """Return what Ray knows of the last tasks, as Chrome trace events."""
-        with translated():
-            events: list[dict[str, Any]] = self._ray.timeline()
-        return events
-
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now, without what Ray counts for itself."""
         with translated():
