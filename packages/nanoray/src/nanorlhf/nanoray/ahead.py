@@ -84,14 +84,13 @@ class Ahead:
             following.state = "queued"
             self._holders[worker.id] = worker
 
-    def go_on(self, worker: Worker, call: Call) -> bool:
+    def go_on(self, worker: Worker) -> bool:
         """Let the next call have what the finished one was granted; return False for none."""
         following = next(iter(worker.calls.values()), None)
-        if len(worker.calls) < 2:
-            self._holders.pop(worker.id, None)
         if following is None:
+            self._holders.pop(worker.id, None)
             return False
-        self._scheduler.hand_over(call.spec.id, following.spec.id)
+        self._scheduler.hand_over(worker.grant, following.spec.id)
         worker.grant, following.state = following.spec.id, "running"
         self.fill(worker, following)
         return True

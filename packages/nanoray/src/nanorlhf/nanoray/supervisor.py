@@ -301,10 +301,10 @@ class Supervisor:
 
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
-        if call.spec.kind == "task" and self.ahead.go_on(worker, call):
+        if call.spec.kind == "task" and self.ahead.go_on(worker):
             return
         if call.spec.kind == "task":
-            self._scheduler.release(call.spec.id)
+            self._scheduler.release(worker.grant)
             self._rest(worker)
         else:
             self.actors.finished(worker.actor)
