@@ -433,6 +433,15 @@ def test_nothing_is_left_after_stop(two, cluster, is_running, until):
         two.put(1)
 
 
+def test_agents_end_with_a_head_that_is_stopped(two, cluster, is_running):
+    pid = two.get(on(two, "b")(os.getpid).remote(), timeout=WAIT_S)
+    cluster.processes["a"].send_signal(signal.SIGTERM)
+    assert [process.wait() for process in cluster.processes.values()] == [0, 0]
+    assert not is_running(pid)
+    with pytest.raises(two.EngineError, match=r"hung up|is gone"):
+        two.get(two.put(1), timeout=WAIT_S)
+
+
 def test_without_a_head_agents_end_their_processes(two, cluster, is_running, until):
     pid = two.get(on(two, "b")(os.getpid).remote(), timeout=WAIT_S)
     cluster.processes["a"].kill()

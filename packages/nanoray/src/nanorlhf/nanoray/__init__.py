@@ -3,6 +3,7 @@
 The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 """
 
+from .actor_pool import ActorPool
 from .api import (
     available_resources,
     cancel,
@@ -10,6 +11,7 @@ from .api import (
     get,
     get_actor,
     get_gpu_ids,
+    get_placement_group,
     get_runtime_context,
     init,
     is_initialized,
@@ -39,6 +41,8 @@ from .errors import (
 )
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .queue import Empty, Full, Queue
+from .rank_group import Group, Scatter
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
 from .state import (
@@ -49,21 +53,30 @@ from .state import (
     list_workers,
     timeline,
 )
+from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "ActorPool",
     "AuthenticationError",
+    "Empty",
     "EngineError",
+    "Full",
     "GetTimeoutError",
+    "Group",
     "InfeasibleError",
     "NanoRayError",
+    "NodeAffinitySchedulingStrategy",
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
     "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
+    "PlacementGroupSchedulingStrategy",
+    "Queue",
+    "Scatter",
     "SerializationError",
     "StoreFullError",
     "TaskCancelledError",
@@ -75,6 +88,7 @@ __all__ = [
     "get",
     "get_actor",
     "get_gpu_ids",
+    "get_placement_group",
     "get_runtime_context",
     "init",
     "is_initialized",

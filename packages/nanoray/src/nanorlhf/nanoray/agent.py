@@ -179,6 +179,8 @@ class Agent:
             number, where, block = fields
             source = self._head if where is None else Address(*where)
             self._station.fetch(number, source, Block(*block))
+        elif verb == "lost":
+            self._station.forget(Address(*fields[0]))
         elif verb == "attached":
             self._attached(*fields)
         elif verb == "welcome":

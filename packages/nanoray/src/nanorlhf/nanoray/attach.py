@@ -68,7 +68,7 @@ def attach(
         holds=holds,
         reader=reader,
         totals=setup["totals"],
-        context=driver_context(),
+        context=driver_context(setup["node"]),
         environment=inherited,
     )
     link.start(rest, take_back=client.writer.take, refuse=client.allowance.refuse)

@@ -39,6 +39,9 @@ from .wire import Message
 
 log = logging.getLogger(__name__)
 
+_FAREWELL_S = 2.0
+"""How long agents have to hear that the cluster ends."""
+
 
 def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> None:
     """Be the head of a new cluster until SIGTERM or SIGINT; call in the main thread.
@@ -81,6 +84,7 @@ class Head:
         """Machine -> the process number of its agent."""
         self._tails: dict[int, list[str]] = {}
         self._drivers: set[int] = set()
+        self._is_over = False
         self._to_free: deque[tuple[int, int]] = deque()
         self._beaten_s = time.monotonic()
         pool = own_pool(config.num_cpus, config.num_gpus, config.resources)
@@ -120,11 +124,17 @@ class Head:
     def close(self) -> None:
         """End the cluster: agents end, and drivers are hung up on."""
         with self._lock:
+            self._is_over = True
+            self.node.break_down("the cluster was stopped while this was waiting")
             for process in self._agents:
                 self._hub.send(process, ("stop", ""))
             self._hub.flush()
-            self.node.break_down("the cluster was stopped while this was waiting")
-            self._hub.flush()
+        # Hung up on with something of theirs unread, agents might lose the message to stop.
+        deadline = time.monotonic() + _FAREWELL_S
+        while self._agents and time.monotonic() < deadline:
+            events = self._hub.poll(deadline - time.monotonic())
+            with self._lock:
+                self._hub.serve(events)
         self._station.close()
 
     # -- Rim -----------------------------------------------------------------------------------
@@ -202,6 +212,8 @@ class Head:
     def heard(self, process: int, message: Message) -> None:
         """A process of this machine, or an agent, said something."""
         agent = self._agents.get(process)
+        if self._is_over:
+            return
         if agent is None:
             self.node.handle(process, message)
         else:
@@ -210,11 +222,14 @@ class Head:
 
     def exited(self, worker: int, status: int) -> None:
         """A worker of this machine is gone."""
-        self.node.worker_exited(worker, status)
+        if not self._is_over:
+            self.node.worker_exited(worker, status)
 
     def left(self, process: int) -> None:
         """An agent or a driver has hung up."""
-        if process in self._agents:
+        if self._is_over:
+            self._agents.pop(process, None)
+        elif process in self._agents:
             self._lose(process, "its connection ended")
         else:
             self._drivers.discard(process)
@@ -294,7 +309,12 @@ class Head:
         if agent.machine is not None:
             log.warning("%s is lost: %s", self.node.machines[agent.machine], reason)
             del self._machines[agent.machine]
+            address = self.node.machines[agent.machine].about.address
             self.node.machine_lost(agent.machine, reason)
+            if address is not None:
+                self._station.forget(Address(*address))
+                for other in self._machines:
+                    self._tell(other, ("lost", tuple(address)))
 
     def _beat(self) -> None:
         """Give a sign of life, and look for those of others."""

@@ -22,7 +22,9 @@ To the engine::
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
-    group   group_id, bundles, strategy
+    group   req, group_id, bundles, strategy, name -> ("plain", why not | None)
+    group_named req, name       -> ("plain", (id, bundles, strategy) | None)
+    feasible req, *Request      -> ("plain", why not | None)
     ungroup group_id
     born    pid                             a worker has begun
     state   req, kind           -> ("plain", rows)
@@ -100,6 +102,13 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
+    sees_gpus: bool = False
+    """Whether it is shown its bundle's GPUs though it needs none."""
+    is_spread: bool = False
+    node: str = ""
+    """The id of the machine it wants; empty is any."""
+    is_soft: bool = False
+    """Whether another machine will do when ``node`` can never hold it."""
     env: tuple[Any, ...] = ()
     """An ``Environment`` as a plain tuple."""
     retries: int | None = 0

@@ -16,9 +16,10 @@ from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
+from .policies import Policy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .room import Place, Room, Stage
-from .scheduler import Scheduler
+from .scheduler import Request, Scheduler
 from .streams import Streams
 from .supervisor import Supervisor
 from .transfers import Transfers
@@ -81,9 +82,20 @@ class Node:
         rim: Does what is decided here.
         max_idle: Processes kept for tasks to come.
         about: What machine 0 says of itself.
+        isolate_gpus: Whether calls without GPUs see none.
+        policy: Which machine calls go to, and in which order they start.
     """
 
-    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int, about: About) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        rim: Rim,
+        *,
+        max_idle: int,
+        about: About,
+        isolate_gpus: bool = False,
+        policy: Policy = "default",
+    ) -> None:
         self._rim = rim
         self.machines = Machines(about, pool.totals)
         self.objects = Objects()
@@ -95,10 +107,11 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.scheduler = Scheduler(pool, node_id=about.node_id)
+        self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
+        self._isolate_gpus = isolate_gpus
         self._drivers: set[int] = set()
         self._waits = Waits(
             self.objects,
@@ -134,7 +147,9 @@ class Node:
             "done": self._on_done,
             "failed": self._on_failed,
             "get": self._on_get,
+            "feasible": self._on_feasible,
             "group": self._on_group,
+            "group_named": self._on_group_named,
             "holds": self._on_holds,
             "item": self._on_item,
             "kill": self._on_kill,
@@ -236,7 +251,8 @@ class Node:
     def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process on a machine."""
         self.machines.place(worker, machine)
-        setup = {**setup, "node": self.machines[machine].about.node_id}
+        node_id = self.machines[machine].about.node_id
+        setup = {**setup, "node": node_id, "isolate_gpus": self._isolate_gpus}
         self._rim.fork(worker, setup, machine=machine)
 
     def kill(self, worker: int) -> None:
@@ -379,12 +395,32 @@ class Node:
         self._answer((process, req), ("plain", refusal))
 
     def _on_group(
-        self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
+        self,
+        process: int,
+        req: int,
+        group: int,
+        bundles: Sequence[Demand],
+        strategy: Strategy,
+        name: str,
     ) -> None:
+        if name and self.scheduler.find_group(name) is not None:
+            reason = (
+                f"name={name!r} belongs to a placement group; use get_placement_group({name!r})"
+            )
+            self._answer((process, req), ("plain", reason))
+            return
         self.objects.create(group, process)
         self.objects.pin(group)  # group handles are not counted: it lives until removed
         self.objects.hold(process, group, -1)
-        self.scheduler.add_group(group, bundles, strategy)
+        self.scheduler.add_group(group, bundles, strategy, name=name)
+        self._answer((process, req), ("plain", None))
+
+    def _on_group_named(self, process: int, req: int, name: str) -> None:
+        self._answer((process, req), ("plain", self.scheduler.find_group(name)))
+
+    def _on_feasible(self, process: int, req: int, *fields: Any) -> None:
+        reason = self.scheduler.why_infeasible(Request(*fields))
+        self._answer((process, req), ("plain", reason))
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process

@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
-from .backend import ActorInfo, Context
+from .backend import ActorInfo, Context, GroupInfo
 from .errors import GetTimeoutError, NanoRayError, PlacementGroupRemovedError
 from .options import CallOptions, Options
 from .ray_code import native_code, native_methods
@@ -172,6 +172,14 @@ class RayEngine:
                 f"name={name!r} belongs to a placement group; use get_placement_group({name!r})"
             ) from None
         return number_of(group.id)
+
+    def get_group(self, name: str) -> GroupInfo:
+        """Return the placement group of that name."""
+        with translated():
+            group = self._ray.util.get_placement_group(name)
+            row = self._ray.util.placement_group_table(group)
+        bundles = tuple(dict(row["bundles"][index]) for index in sorted(row["bundles"]))
+        return GroupInfo(number_of(group.id), bundles, row["strategy"])
 
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""

@@ -10,6 +10,7 @@ The head adds the tables, an agent a connection to the head.
 """
 
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -148,6 +149,15 @@ class Station:
         knock: Callable[[Connection], None],
     ) -> None:
         self._lock, self._config, self._token, self._knock = lock, config, token, knock
+        if (
+            config.tls is None
+            and not ipaddress.ip_address(socket.gethostbyname(config.host)).is_loopback
+        ):
+            log.warning(
+                "host=%s without TLS: strangers are kept out and changes are noticed, but who "
+                "listens on the network can read everything",
+                config.host,
+            )
         self._blocks = BlockServer(self._open_arena)
         welcome = {"pull": self._blocks.welcome, **welcome}
         self._door = Door(config.host, config.port, token, welcome=welcome, tls=config.tls)
@@ -186,6 +196,11 @@ class Station:
         """Begin to copy a block of another machine."""
         assert self._fetcher is not None, "blocks are asked of a machine that has joined"
         self._fetcher.fetch(number, source, block)
+
+    def forget(self, source: Address) -> None:
+        """Another machine is gone: give up what comes from it."""
+        if self._fetcher is not None:
+            self._fetcher.forget(source)
 
     def free(self, arena_id: int, offset: int) -> None:
         """Free a copy; call without the lock, for the arena may be given back."""
@@ -229,3 +244,11 @@ class Station:
             return
         sock.setblocking(False)
         self._knock(Connection(sock))
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether nobody but this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback

@@ -336,7 +336,8 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
+        place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth, *place)
         reason = self._scheduler.add(request, is_first=is_first)
         if reason is not None:
             self._abandon(call, _infeasible(spec, reason))
