@@ -185,6 +185,8 @@ def put(value: object) -> ObjectRef:
 def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) -> UserValue:
     """Return the value of a ref, or the values of a list of refs in order.
 
+    In a coroutine ``await ref`` instead: this would stop the loop until the value is there.
+
     Args:
         refs: One ref, or a list.
         timeout: Seconds to wait; None is for ever.
