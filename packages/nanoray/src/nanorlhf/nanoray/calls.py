@@ -32,6 +32,8 @@ class Call:
     """The process it was sent to."""
     is_cancelled: bool = False
     """It was told to end while it ran, so it is not run again."""
+    ticket: int = 0
+    """It was sent ahead and may begin with this; 0 for a call that may begin anyway."""
 
     def take_retry(self) -> bool:
         """Use one retry up; return False when none is left."""
@@ -223,8 +225,9 @@ class Calls:
         args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
         ends = (deps, spec.returns, spec.retry_on, spec.stream)
-        run = Run(*head, args, spec.args_id, *ends)
-        self._send(worker.id, ("run", *run))
+        is_behind = worker.is_serial and len(worker.calls) > 1
+        run = Run(*head, args, spec.args_id, *ends, call.ticket)
+        self._send(worker.id, ("then" if is_behind else "run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
         """End a call with its results."""

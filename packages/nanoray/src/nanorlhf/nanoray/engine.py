@@ -140,7 +140,8 @@ class Engine:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
-            self._settle()
+            self.node.settle()
+            self._hub.flush(urgent_only=True)
         self._take_back_memory()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
@@ -221,6 +222,14 @@ class Engine:
     def kill(self, worker: int) -> None:
         """Kill a process."""
         self._hub.kill(worker)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process begin a call sent ahead."""
+        self._hub.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process has not begun."""
+        return self._hub.recall(worker)
 
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""

@@ -173,6 +173,14 @@ class Head:
         else:
             self._hub.kill(worker)
 
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of this machine begin a call sent ahead."""
+        self._hub.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process of this machine has not begun."""
+        return self._hub.recall(worker)
+
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""
         machine = self.node.machines.of(worker)

@@ -28,10 +28,12 @@ from .memory import default_store_bytes
 from .outputs import Outputs, Printed
 from .resources import GPU, Pool
 from .spill import spill_directory
+from .tickets import Tickets
 from .wire import Message
 from .zygote import end, launch
 
 _ZYGOTE = -1
+_MAX_PATIENT = 32
 _NODE_ID_BYTES = 28  # as long as Ray's
 
 
@@ -123,10 +125,13 @@ class Hub:
         self._by_fd: dict[int, int] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._dirty: set[int] = set()
+        self._patient: dict[int, int] = {}
+        """Messages queued for a peer that may wait until it has spoken."""
         self._stuck: set[int] = set()
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
         self._outputs = Outputs()
+        self._tickets: dict[int, Tickets] = {}
         self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
         self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -148,14 +153,17 @@ class Hub:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._forked.add(worker)
-        self._add(worker, Connection(ours))
+        link = Connection(ours)
+        self._add(worker, link)
         readers, writers = self._outputs.open(worker)
         for reader in readers:
             self.watch(reader, functools.partial(self._read_output, reader))
         self._zygote.queue(("fork", worker), fds=(theirs.detach(), *writers))
         self._dirty.add(_ZYGOTE)
         path = [entry for entry in sys.path if isinstance(entry, str)]
-        self.send(worker, ("setup", {"path": path, **setup}))
+        tickets = self._tickets[worker] = Tickets()
+        link.queue(("setup", {"path": path, **setup}), fds=(os.dup(tickets.reader.fileno()),))
+        self._dirty.add(worker)
 
     def kill(self, worker: int) -> None:
         """Have the zygote kill a process; no harm when it is gone."""
@@ -166,6 +174,14 @@ class Hub:
         """Have the zygote tell a process that a call is cancelled; no harm when it is gone."""
         self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process begin the call with this ticket, unless it is recalled first."""
+        self._tickets[worker].offer(ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process for what it has not begun."""
+        return self._tickets[worker].recall()
 
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
@@ -190,7 +206,10 @@ class Hub:
             link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        self._dirty.add(process)
+        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
+            self._patient[process] = self._patient.get(process, 0) + 1
+        else:
+            self._dirty.add(process)
 
     def pid(self, worker: int) -> int:
         """Return the process id of a forked process; 0 until the zygote has told it."""
@@ -249,9 +268,16 @@ class Hub:
             elif fd in self._watched:
                 self._watched[fd]()
 
-    def flush(self) -> None:
-        """Send what has been queued."""
+    def flush(self, *, urgent_only: bool = False) -> None:
+        """Send what has been queued, or ``urgent_only`` what cannot wait.
+
+        A call behind another one ("then") cannot start before that one is answered, and the answer
+        ends in a flush of all. So a burst of calls needs few writes and wakes its process rarely.
+        """
+        if not urgent_only:
+            self._dirty.update(self._patient)
         for process in self._dirty:
+            self._patient.pop(process, None)
             link = self._links[process]
             is_stuck = not link.flush()
             if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
@@ -270,6 +296,8 @@ class Hub:
         end(self._process)
         for worker in self._forked:
             self._close_outputs(worker)
+        for tickets in self._tickets.values():
+            tickets.close()
         for link in self._links.values():
             link.close()
         self._epoll.close()
@@ -334,6 +362,7 @@ class Hub:
         for fd in self._outputs.of(worker):
             self._read_output(fd)
         self._owner.exited(worker, status)
+        self._tickets.pop(worker).close()
         self._close_outputs(worker)
         self._pids.pop(worker, None)
 
@@ -365,4 +394,5 @@ class Hub:
 
     def _forget_link(self, process: int) -> None:
         self._dirty.discard(process)
+        self._patient.pop(process, None)
         self._stuck.discard(process)

@@ -243,7 +243,7 @@ class WorkerLink:
 
     def _take(self, message: Message) -> None:
         verb, *fields = message
-        if verb == "run":
+        if verb in ("run", "then"):
             self._inbox.append(Run(*fields))
         elif verb == "reply":
             if fields[0] in self._asked:

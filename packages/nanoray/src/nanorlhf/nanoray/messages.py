@@ -41,6 +41,7 @@ To a worker::
     setup   dict                            always first
     code    code_id, blob
     run     *Run
+    then    *Run                            as run, behind a call that is not answered yet
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more
@@ -147,6 +148,8 @@ class Run(NamedTuple):
     returns: tuple[int, ...]
     retry_on: bool | bytes = False
     stream: int | None = None
+    ticket: int = 0
+    """It was sent ahead and may begin with this ticket only; 0 is at once."""
 
 
 class Slot(NamedTuple):

@@ -41,6 +41,14 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
+        ...
+
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call that it runs or has before it."""
         ...
@@ -172,8 +180,9 @@ class Node:
         """Start what can start and free what nobody holds; call after every batch of messages."""
         for group in self.scheduler.place_groups():
             self.objects.complete(group, _NONE)
-        for grant in self.scheduler.schedule():
-            self.supervisor.start(grant)
+        self._start_granted()
+        if self.supervisor.ahead.spread():
+            self._start_granted()
         self.supervisor.trim()
         freed = self.objects.take_freed()
         while freed:
@@ -186,6 +195,10 @@ class Node:
             freed = self.objects.take_freed()
         for room in self.rooms.values():
             room.settle()
+
+    def _start_granted(self) -> None:
+        for grant in self.scheduler.schedule():
+            self.supervisor.start(grant)
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
@@ -249,6 +262,14 @@ class Node:
     def interrupt(self, worker: int, call_id: int) -> None:
         """Have a process end a call."""
         self._rim.interrupt(worker, call_id)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        self._rim.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
+        return self._rim.recall(worker)
 
     def send(self, process: int, message: Message) -> None:
         """Send to a process."""
@@ -349,7 +370,7 @@ class Node:
         span: Span,
     ) -> None:
         self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
-        self.supervisor.done(process, call_id, results=results, error=error)
+        self.supervisor.done(process, call_id, results=results, error=error, seconds=span[1])
 
     def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
         self._note(process, call_id, span, "RETRIED")

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 from .environment import Environment, environment
@@ -86,7 +87,7 @@ class Options:
     def needs(self, *, default_cpus: float) -> Demand:
         """Return the resources asked for, in canonical form."""
         cpus = default_cpus if self.num_cpus is None else self.num_cpus
-        return demand(num_cpus=cpus, num_gpus=self.num_gpus or 0, resources=self.resources)
+        return _demand(cpus, self.num_gpus or 0, tuple((self.resources or {}).items()))
 
     @property
     def affinity(self) -> NodeAffinitySchedulingStrategy | None:
@@ -175,6 +176,12 @@ class CallOptions:
             ValueError: A keyword is unknown or a value is out of range.
         """
         return replace(self, **known_changes(CallOptions, changes))
+
+
+@lru_cache(256)
+def _demand(cpus: float, gpus: float, resources: tuple[tuple[str, float], ...]) -> Demand:
+    """Return the canonical form, which is the same for every call of a function."""
+    return demand(num_cpus=cpus, num_gpus=gpus, resources=dict(resources))
 
 
 def known_changes(kind: type, changes: Mapping[str, Any]) -> dict[str, Any]:

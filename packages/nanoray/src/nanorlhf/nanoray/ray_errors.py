@@ -61,7 +61,20 @@ def from_ray(error: BaseException) -> BaseException:
     if not isinstance(error, theirs.RayError):
         return error
     kind = next((ours for kinds, ours in _kinds() if isinstance(error, kinds)), EngineError)
-    return kind(f"{str(error).strip()}; {_ADVICE[kind]}")
+    return kind(f"{_said(str(error))}; {_ADVICE[kind]}")
+
+
+def _said(text: str) -> str:
+    r"""Return what Ray says of an actor's death on one line, and other texts as they are.
+
+    >>> _said("The actor died.\n\tclass_name: A\n\tactor_id: 0a\nIts process was killed.")
+    'actor A died: Its process was killed'
+    """
+    name = re.search(r"^\tclass_name: (.+)$", text, re.MULTILINE)
+    if name is None:
+        return _COLOUR.sub("", text).strip()
+    rest = [line.strip() for line in text.splitlines()[1:] if not line.startswith("\t")]
+    return f"actor {name[1]} died: {' '.join(rest)}".rstrip(". ")
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from .group import PlacementGroup
 from .options import CallOptions, Options
 from .placement import check_strategy, why_infeasible
 from .ray_holds import binary_of
-from .resources import UNIT, Demand, bundle_demand, shortage
+from .resources import GPU, UNIT, Demand, bundle_demand, shortage
 from .strategies import NodeAffinitySchedulingStrategy
 
 Amounts = Mapping[str, float]
@@ -128,7 +128,7 @@ def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
     """Return the keywords that say where a call runs."""
     keywords: dict[str, Any] = {
         "num_cpus": default_cpus if options.num_cpus is None else options.num_cpus,
-        "num_gpus": options.num_gpus or 0,
+        "num_gpus": _gpus(options),
         "resources": dict(options.resources or {}),
     }
     if options.runtime_env:
@@ -142,6 +142,14 @@ def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
     elif options.scheduling_strategy == "SPREAD":
         keywords["scheduling_strategy"] = "SPREAD"
     return keywords
+
+
+def _gpus(options: Options) -> float:
+    """Return the GPUs to hold; where ours only shows a bundle's, Ray shows what is held alone."""
+    group, index = options.placement_group, options.placement_group_bundle_index
+    if group is not None and options.sees_gpus:
+        return group.bundles[index][GPU]
+    return options.num_gpus or 0
 
 
 def _returns(options: Options | CallOptions) -> dict[str, Any]:

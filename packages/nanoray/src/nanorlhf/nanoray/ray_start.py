@@ -63,7 +63,13 @@ def start_ray(
     else:
         asked["include_dashboard"] = False
     try:
-        ray.init(address or "local", runtime_env=environment, log_to_driver=log_to_driver, **asked)
+        ray.init(
+            address or "local",
+            namespace=_NAMESPACE,
+            runtime_env=environment,
+            log_to_driver=log_to_driver,
+            **asked,
+        )
     except ConnectionError as error:
         raise NanoRayError(
             f"address={address!r}: {error}; start one with ray start --head, or drop the address"

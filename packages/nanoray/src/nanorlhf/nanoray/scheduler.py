@@ -10,7 +10,7 @@ wait at a time.
 import heapq
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .placement import Strategy
@@ -62,7 +62,7 @@ class _Running(NamedTuple):
     machine: int
     pool: Pool
     share: Share
-    group: int
+    want: "_Want"
 
 
 class _Want(NamedTuple):
@@ -121,6 +121,9 @@ class Scheduler:
         self._groups = Groups(self._machines)
         self._may_place = False
         """Whether a group that waits may fit now."""
+        self.has_room = False
+        """Something was given back before the last ``schedule``, and nothing waits for it."""
+        self._was_woken = False
         self._last = -1
         """The machine chosen last, for ``round_robin``."""
         self.add_machine(0, pool, node_id=node_id)
@@ -187,10 +190,10 @@ class Scheduler:
         shown = "; ".join(f"{reason}" for reason in dict.fromkeys(reasons))
         return f"no node can hold it: {shown}" if len(reasons) != 1 else shown
 
-    def add(self, request: Request) -> str | None:
-        """Queue a call, or return why it could never start."""
+    def add(self, request: Request, *, is_first: bool = False) -> str | None:
+        """Queue a call, last or first in its line, or return why it could never start."""
         want = _Want(*request[1:])
-        now = next(self._clock)
+        now = -next(self._clock) if is_first else next(self._clock)
         line = self._lines.get(want)
         if line is None:
             reason = self.why_infeasible(request)
@@ -200,6 +203,8 @@ class Scheduler:
             heapq.heappush(self._open, ((-want.depth, now), want))
         self._wants[request.id] = want
         line[request.id] = now
+        if is_first:
+            line.move_to_end(request.id, last=False)
         return None
 
     def withdraw(self, call_id: int) -> None:
@@ -228,7 +233,31 @@ class Scheduler:
                 continue
             self._start(call_id, want, running)
             grants.append(Grant(call_id, running.machine, self._gpu_ids(want, running)))
+        self.has_room = self._was_woken and not self._lines
+        self._was_woken = False
         return grants
+
+    def ahead(self, call_id: int, limit: int, fits: Callable[[int], bool]) -> list[int]:
+        """Take up to ``limit`` calls that may follow a running one, for ``hand_over`` to charge.
+
+        Only while all that wait want the same as it, and at most half of them: the others are for
+        whoever is free next.
+        """
+        running = self._running.get(call_id)
+        line = self._lines.get(running.want) if running is not None else None
+        if running is None or line is None or len(self._lines) > 1:
+            return []
+        first = itertools.islice(line, min(limit, len(line) // 2))
+        taken = list(itertools.takewhile(fits, first))
+        for one in taken:
+            del self._wants[one]
+            self._leave(running.want, one)
+        return taken
+
+    def hand_over(self, call_id: int, next_id: int) -> None:
+        """A running call has ended, and another goes on with what it was granted."""
+        self.resume(call_id)
+        self._running[next_id] = self._running.pop(call_id)
 
     def release(self, call_id: int) -> None:
         """Return what a finished call used."""
@@ -279,7 +308,7 @@ class Scheduler:
     def remove_group(self, group: int) -> list[int]:
         """Dissolve a group; return the calls that were queued for it or run in it."""
         self._groups.remove(group)
-        running = [call for call, where in self._running.items() if where.group == group]
+        running = [call for call, where in self._running.items() if where.want.group == group]
         queued = [
             call for want, line in self._lines.items() if want.group == group for call in line
         ]
@@ -312,14 +341,14 @@ class Scheduler:
             for bundle in self._groups.bundles(want.group, want.bundle):
                 share = bundle.pool.take(want.needs)
                 if share is not None:
-                    return _Running(bundle.machine, bundle.pool, share, want.group)
+                    return _Running(bundle.machine, bundle.pool, share, want)
             return None
         for machine in self._machines if len(self._machines) == 1 else self._preferred(want):
             pool = self._machines[machine]
             share = pool.take(want.needs)
             if share is not None:
                 self._last = machine
-                return _Running(machine, pool, share, 0)
+                return _Running(machine, pool, share, want)
         return None
 
     def _preferred(self, want: _Want) -> list[int]:
@@ -365,7 +394,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         """Something was given back: everything that waits may try again."""
-        self._may_place = True
+        self._may_place = self._was_woken = True
         self._open_lines()
 
     def _open_lines(self) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
+from .ahead import Ahead
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
 from .cancels import Cancels, cancelled
@@ -41,6 +42,14 @@ class Processes(Protocol):
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
         ...
 
     def interrupt(self, worker: int, call_id: int) -> None:
@@ -90,6 +99,9 @@ class Supervisor:
             kill=processes.kill,
             interrupt=processes.interrupt,
         )
+        self.ahead = Ahead(
+            self.calls, scheduler, processes, requeue=self._put_back, on_rest=self._rest
+        )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
         self._num_processes = 0
@@ -135,6 +147,8 @@ class Supervisor:
         self.calls.send(worker, call)
         if worker.actor:
             self.actors.started(worker)
+        else:
+            self.ahead.fill(worker, call)
 
     def done(
         self,
@@ -143,8 +157,9 @@ class Supervisor:
         *,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        seconds: float = 0.0,
     ) -> None:
-        """A worker has answered a call."""
+        """A worker has answered a call, after so long."""
         worker = self._workers.get(process)
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
@@ -156,6 +171,8 @@ class Supervisor:
             self.actors.constructed(call)
         else:
             self.calls.succeed(call, results)
+            if call.spec.kind == "task":
+                self.ahead.note(call, seconds)
         self._finished(worker, call)
 
     def raised(self, process: int, call_id: int, error: RawValue) -> None:
@@ -184,6 +201,7 @@ class Supervisor:
     def exited(self, process: int, reason: str) -> None:
         """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
+        self.ahead.take_back(worker)
         self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
         if worker.actor:
@@ -206,6 +224,7 @@ class Supervisor:
         if worker is not None:
             worker.num_blocked += 1
             if worker.num_blocked == 1:
+                self.ahead.take_back(worker)
                 self._scheduler.pause(worker.grant)
 
     def unblock(self, process: int) -> None:
@@ -282,10 +301,11 @@ class Supervisor:
 
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
+        if call.spec.kind == "task" and self.ahead.go_on(worker):
+            return
         if call.spec.kind == "task":
-            self._scheduler.release(call.spec.id)
-            worker.grant = 0
-            self._idle[worker.id] = worker
+            self._scheduler.release(worker.grant)
+            self._rest(worker)
         else:
             self.actors.finished(worker.actor)
 
@@ -303,7 +323,7 @@ class Supervisor:
         else:
             self._enqueue(call)
 
-    def _enqueue(self, call: Call) -> None:
+    def _enqueue(self, call: Call, *, is_first: bool = False) -> None:
         """Let a task or a constructor compete for resources."""
         spec = call.spec
         error = self.calls.argument_error(call)
@@ -312,15 +332,22 @@ class Supervisor:
         if error is not None:
             self._abandon(call, error)
             return
-        call.state, call.worker = "queued", None
+        call.state, call.worker, call.ticket = "queued", None, 0
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
         place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
         request = Request(spec.id, needs, spec.group, spec.bundle, call.depth, *place)
-        reason = self._scheduler.add(request)
+        reason = self._scheduler.add(request, is_first=is_first)
         if reason is not None:
             self._abandon(call, _infeasible(spec, reason))
+
+    def _put_back(self, call: Call) -> None:
+        self._enqueue(call, is_first=True)
+
+    def _rest(self, worker: Worker) -> None:
+        worker.grant = 0
+        self._idle[worker.id] = worker
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""

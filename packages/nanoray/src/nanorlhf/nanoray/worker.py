@@ -24,6 +24,7 @@ from .session import set_current
 from .stack import make_dumpable
 from .store import Reader
 from .threads import ThreadedActor
+from .tickets import Desk
 from .wire import Message
 
 
@@ -35,6 +36,7 @@ class Worker:
         client: What user code here calls the engine with.
         performer: Runs each call.
         interrupts: Which calls are cancelled.
+        desk: Which calls sent ahead may begin.
         max_concurrency: Calls of the actor at a time.
     """
 
@@ -44,17 +46,20 @@ class Worker:
         client: Client,
         performer: Performer,
         interrupts: Interrupts,
+        desk: Desk,
         *,
         max_concurrency: int,
     ) -> None:
         self._link, self._client, self._performer = link, client, performer
-        self._interrupts = interrupts
+        self._interrupts, self._desk = interrupts, desk
         self._max_concurrency = max_concurrency
 
     def serve(self) -> NoReturn:
         """Run calls until the engine says, or is gone."""
         while True:
             run = self._link.next_run()
+            if run.ticket and not self._desk.claim(run.ticket):
+                continue  # the engine has taken it back
             self._client.only_call = run.id
             self._performer.perform(run)
             # The frames of the call are gone: what it dropped is freed before the next one waits.
@@ -78,6 +83,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     while not messages:
         messages = connection.receive()
     verb, setup = messages[0]
+    desk = Desk(socket.socket(fileno=connection.take_fd()))
     assert verb == "setup", f"the first message is setup, not {verb!r}"
     _adopt_environment(setup)
     holds = HoldLog()
@@ -107,7 +113,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     max_concurrency = setup["max_concurrency"]
     if setup["has_loop"]:
         LoopActor(link, client, performer, orders, max_concurrency=max_concurrency).serve()
-    Worker(link, client, performer, orders, max_concurrency=max_concurrency).serve()
+    Worker(link, client, performer, orders, desk, max_concurrency=max_concurrency).serve()
 
 
 def _adopt_environment(setup: dict[str, Any]) -> None:
