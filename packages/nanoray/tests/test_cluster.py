@@ -1,9 +1,11 @@
 """Several machines: a head and agents as daemons on separate loopback addresses."""
 
+import itertools
 import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -509,3 +511,53 @@ def test_joining_says_what_is_wrong():
         nanoray.init(address="127.0.0.1")
     with pytest.raises(nanoray.NanoRayError, match="no daemon of the cluster nano://127"):
         nanoray.init(address="nano://127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_every_call_ends_while_machines_die_and_come_under_load(cluster):
+    """A value is right or its error is typed; and the head, which nothing killed, works on."""
+    cluster.start("a", "127.0.0.1")
+    for name, host in (("b", "127.0.0.2"), ("c", "127.0.0.3")):
+        cluster.start(name, host, cpus=2)
+    ray = cluster.attach()
+
+    @ray.remote(max_retries=2, scheduling_strategy="SPREAD")
+    def make(number):
+        time.sleep(0.02)  # work that is worth a process on every machine
+        return np.full(40_000, number)
+
+    @ray.remote(max_retries=2, scheduling_strategy="SPREAD")
+    def add(x, y):
+        time.sleep(0.02)
+        return x + y
+
+    @ray.remote(num_cpus=0.5, max_restarts=-1, max_task_retries=2)
+    class Adder:
+        def add(self, x, y):
+            return x + y
+
+    allowed = (ray.WorkerCrashedError, ray.ObjectLostError, ray.ActorDiedError)
+    adders = [Adder.remote() for _ in range(2)]
+    num_right = num_lost = 0
+    for turn in range(4):
+        leaves = [make.remote(number) for number in range(40)]
+        sums = [add.remote(x, y) for x, y in itertools.pairwise(leaves)]
+        sums += [adders[n % 2].add.remote(leaves[n], sums[n]) for n in range(20)]
+        expected = [2 * n + 1 for n in range(39)] + [3 * n + 1 for n in range(20)]
+        victim = "bc"[turn % 2]
+        ray.wait(sums, num_returns=1 + 10 * turn, timeout=WAIT_S)
+        cluster.processes[victim].kill()
+        cluster.processes[victim].wait()
+        cluster.processes[victim].stdout.close()
+        for ref, number in zip(sums, expected, strict=True):
+            try:
+                value = ray.get(ref, timeout=WAIT_S)
+            except allowed:
+                num_lost += 1
+            else:
+                assert (value == number).all()
+                num_right += 1
+        cluster.start(victim, "127.0.0.2" if victim == "b" else "127.0.0.3", cpus=2)
+    assert min(num_right, num_lost) > 0  # else nothing was at stake
+    assert sum(row["Alive"] for row in ray.nodes()) == 3
+    assert ray.get(add.remote(1, 2), timeout=WAIT_S) == 3
