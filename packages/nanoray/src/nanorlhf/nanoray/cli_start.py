@@ -13,8 +13,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 
+from .address import parse_address
 from .daemons import Daemon, default_root, private_directory
-from .door import parse_address
 from .errors import NanoRayError
 from .policies import Policy
 
