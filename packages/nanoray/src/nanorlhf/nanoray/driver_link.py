@@ -139,8 +139,9 @@ class DriverLink:
 
     def _send(self, messages: "list[Message] | tuple[Message, ...]", fd: int | None) -> None:
         with self._sending:
-            if self._holds:
-                self._connection.queue(("holds", self._holds.take()))
+            changes = self._holds.take()
+            if changes:
+                self._connection.queue(("holds", changes))
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()

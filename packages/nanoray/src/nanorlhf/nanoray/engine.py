@@ -364,8 +364,9 @@ class Engine:
         log.warning("get has waited %g s for %d calls: %s", _PATIENCE_S, len(reasons), shown)
 
     def _take_holds(self) -> None:
-        if self._holds:
-            self.node.handle(DRIVER, ("holds", self._holds.take()))
+        changes = self._holds.take()
+        if changes:
+            self.node.handle(DRIVER, ("holds", changes))
 
     def _settle(self) -> None:
         self.node.settle()

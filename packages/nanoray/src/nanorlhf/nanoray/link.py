@@ -78,8 +78,9 @@ class WorkerLink:
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
         with self._sending:
-            if self._holds:
-                self._connection.queue(("holds", self._holds.take()))
+            changes = self._holds.take()
+            if changes:
+                self._connection.queue(("holds", changes))
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()

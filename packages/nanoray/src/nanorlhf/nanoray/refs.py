@@ -67,6 +67,8 @@ class HoldLog:
         >>> log.take()
         [(2, 1), (1, -1)]
         """
+        if not self._log:
+            return []
         net: Counter[int] = Counter()
         for _ in range(len(self._log)):
             object_id, delta = self._log.popleft()

@@ -14,12 +14,15 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from .arrays import Cutter
 from .errors import NanoRayError, SerializationError
+from .messages import Slot
 from .refs import ObjectRef, UserValue
 
 INLINE_BYTES = 64 * 1024
 """Values up to this size travel inside messages; larger ones through shared memory."""
 
-_PLAIN = frozenset({type(None), bool, int, float, str, bytes})
+_PLAIN = frozenset({type(None), bool, int, float, str, Slot})
+_CONTAINERS = frozenset({tuple, list, dict})
+_FEW = 16
 
 
 class Block(NamedTuple):
@@ -86,8 +89,7 @@ def pickled(value: object) -> Pickled:
     Raises:
         SerializationError: The value, or something inside it, cannot be pickled.
     """
-    is_long = type(value) is bytes and len(value) > INLINE_BYTES  # one copy less as a chunk
-    if type(value) in _PLAIN and not is_long:
+    if _is_plain(value):
         return Pickled([pickle.dumps(value, 5)], [], (), ())
     buffers: list[pickle.PickleBuffer] = []
     pickler = _Pickler(buffers.append)
@@ -96,6 +98,19 @@ def pickled(value: object) -> Pickled:
     is_cow = tuple(id(buffer) in cow for buffer in buffers)
     views = [buffer.raw() for buffer in buffers]
     return Pickled(pickler.chunks, views, is_cow, tuple(pickler.held))
+
+
+def _is_plain(value: UserValue, depth: int = 3) -> bool:
+    """Return whether pickle alone does as well: most arguments and results are a few numbers."""
+    kind = type(value)
+    if kind is bytes:
+        return len(value) <= INLINE_BYTES  # longer ones are spared a copy as a chunk
+    if kind not in _CONTAINERS:
+        return kind in _PLAIN
+    if not depth or len(value) > _FEW:
+        return False
+    items = (*value, *value.values()) if kind is dict else value
+    return all(_is_plain(item, depth - 1) for item in items)
 
 
 def pickled_code(code: object) -> Pickled:
