@@ -1,5 +1,6 @@
 import contextlib
 import os
+import signal
 import time
 
 import pytest
@@ -228,6 +229,29 @@ def test_a_cancelled_task_is_not_retried_after_a_crash(ray, tmp_path, until):
     with pytest.raises(ray.TaskCancelledError):
         ray.get(ref, timeout=10)
     assert not os.path.exists(mark)
+
+
+def test_a_dead_process_may_be_told_of_a_cancel(start, is_running, until, tmp_path):
+    ray = start(num_cpus=1)
+    path = tmp_path / "pid"
+
+    @ray.remote(max_retries=0)
+    def sleep():
+        path.write_text(f"{os.getpid()}\n")
+        time.sleep(60)
+
+    ref = sleep.remote()
+    assert until(lambda: path.exists() and path.read_text().endswith("\n"))
+    worker = int(path.read_text())
+    zygote = nanoray.session.current()._link._hub.zygote_pid
+    os.kill(zygote, signal.SIGSTOP)  # so that the order comes before the death is noticed
+    os.kill(worker, signal.SIGKILL)
+    assert until(lambda: not is_running(worker))
+    ray.cancel(ref)
+    os.kill(zygote, signal.SIGCONT)
+    with pytest.raises((ray.TaskCancelledError, ray.WorkerCrashedError)):
+        ray.get(ref, timeout=WAIT_S)
+    assert ray.get(ray.remote(lambda: 1).remote(), timeout=WAIT_S) == 1
 
 
 def test_cancel_wants_a_ref(ray):

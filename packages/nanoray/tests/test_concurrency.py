@@ -50,6 +50,12 @@ def gate(ray):
         def ask(self, value):
             return nanoray.get(nanoray.remote(lambda x: x + 1).options(num_cpus=0).remote(value))
 
+        def await_all(self, refs):
+            async def main():
+                return await asyncio.gather(*refs)
+
+            return asyncio.run(main())
+
         def pid(self):
             return os.getpid()
 
@@ -115,6 +121,13 @@ def test_threads_of_an_actor_may_call_and_fail(ray, gate):
     assert not ray.get(actor.thread.remote(), timeout=WAIT_S)
 
 
+def test_threads_of_an_actor_may_have_loops_of_their_own(ray, gate):
+    actor = gate.remote()
+    late = ray.remote(num_cpus=0)(lambda x: (time.sleep(0.05), x)[1])
+    calls = [actor.await_all.remote([late.remote(i), late.remote(-i)]) for i in range(4)]
+    assert ray.get(calls, timeout=WAIT_S) == [[i, -i] for i in range(4)]
+
+
 def test_an_actor_with_threads_ends_after_its_last_call(ray, gate, until, is_running):
     actor = gate.remote()
     pid = ray.get(actor.pid.remote(), timeout=WAIT_S)
@@ -175,6 +188,15 @@ def looped(ray):
 
         async def in_thread(self, refs):
             return await asyncio.to_thread(nanoray.get, refs[0])
+
+        async def wait_for_future(self, refs):
+            try:
+                return refs[0].future().result(WAIT_S)
+            except RuntimeError as error:
+                return str(error), await asyncio.wrap_future(refs[0].future())
+
+        async def future_in_thread(self, refs):
+            return await asyncio.to_thread(lambda: refs[0].future().result(WAIT_S))
 
         async def task_ids(self):
             before = nanoray.get_runtime_context().task_id
@@ -290,6 +312,15 @@ def test_threads_beside_a_loop_may_call_too(ray, looped):
     late = ray.remote(lambda: (time.sleep(0.1), 7)[1])
     refs = [actor.in_thread.remote([late.options(num_cpus=0).remote()]) for _ in range(5)]
     assert ray.get(refs, timeout=WAIT_S) == [7] * 5
+
+
+def test_a_loop_does_not_wait_for_a_future_that_it_brings_itself(ray, looped):
+    actor = looped.remote()
+    late = ray.remote(num_cpus=0)(lambda: (time.sleep(0.1), 7)[1])
+    text, value = ray.get(actor.wait_for_future.remote([late.remote()]), timeout=WAIT_S)
+    assert "would stop the loop" in text
+    assert value == 7
+    assert ray.get(actor.future_in_thread.remote([late.remote()]), timeout=WAIT_S) == 7
 
 
 def test_every_coroutine_knows_its_own_call(ray, looped):

@@ -1,7 +1,11 @@
 """Generators that stream their items as refs."""
 
 import asyncio
+import concurrent.futures
+import contextlib
+import gc
 import os
+import random
 import signal
 import threading
 import time
@@ -452,6 +456,69 @@ def test_a_killed_actor_ends_its_streams(ray):
     *_, last = stream
     with pytest.raises(ray.ActorDiedError):
         ray.get(last, timeout=WAIT_S)
+
+
+def disturb(ray, seconds):
+    """Take from many streams while processes are killed; True when all gave what they should."""
+    end = time.monotonic() + seconds
+
+    def numbers(total, is_big):
+        for number in range(total):
+            yield number, os.getpid(), np.full(20_000, number) if is_big else None
+
+    @ray.remote(max_restarts=-1, max_task_retries=-1)
+    class Source:
+        async def numbers(self, total, is_big):
+            for item in numbers(total, is_big):
+                yield item
+                await asyncio.sleep(0.001)
+
+    task = ray.remote(num_cpus=0.5, max_retries=-1)(numbers)
+    source = Source.remote()
+
+    def consume(draw):
+        total, is_cancelled = draw.randrange(30), draw.random() < 0.1
+        kind = draw.choice([task, source.numbers])
+        bound = draw.choice([None, 1, 3])
+        stream = kind.options(max_buffered_items=bound).remote(total, draw.random() < 0.3)
+        stop, taken = draw.randrange(40), 0
+        for ref in stream:
+            try:
+                number, pid, array = ray.get(ref, timeout=WAIT_S)
+            except ray.TaskCancelledError:
+                assert is_cancelled
+                assert taken >= stop
+                return
+            assert number == taken
+            assert array is None or (array == number).all()
+            if draw.random() < 0.02:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            taken += 1
+            if taken == stop and not is_cancelled:
+                return
+            if taken == stop:
+                ray.cancel(stream)
+        assert taken == total
+
+    def work(seed):
+        draw = random.Random(seed)
+        while time.monotonic() < end:
+            consume(draw)
+        return True
+
+    with concurrent.futures.ThreadPoolExecutor(4) as pool:
+        return all(pool.map(work, range(4)))
+
+
+@pytest.mark.slow
+def test_streams_under_random_kills_drops_and_cancels_lose_nothing(start, until):
+    ray = start(num_cpus=4)
+    assert disturb(ray, seconds=10)
+    gc.collect()
+    node = nanoray.session.current()._link.node
+    assert until(lambda: not len(node.objects) and not len(node.streams))
+    assert until(lambda: ray.available_resources() == {"CPU": 4.0})
 
 
 def test_shutdown_ends_streams(start):

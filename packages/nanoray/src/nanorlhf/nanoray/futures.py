@@ -17,6 +17,29 @@ from .waits import Answer
 Load = Callable[[Answer], Any]
 
 
+class _LoopFuture(Future[Any]):
+    """A future that the event loop of this process resolves, so that it may not wait for it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._loop_thread = threading.main_thread()
+
+    def result(self, timeout: float | None = None) -> Any:  # noqa: ANN401  as in the base
+        self._check_done()
+        return super().result(timeout)
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        self._check_done()
+        return super().exception(timeout)
+
+    def _check_done(self) -> None:
+        if not self.done() and threading.current_thread() is self._loop_thread:
+            raise RuntimeError(
+                "waiting for a future in an async actor would stop the loop that brings its "
+                "result; await the ref, or asyncio.wrap_future(ref.future())"
+            )
+
+
 class LateLink(Protocol):
     """How a process asks without waiting."""
 
@@ -52,7 +75,7 @@ class Futures:
 
     def ask(self, verb: str, *fields: Any, held: int, load: Load) -> "Future[Any]":
         """Return a future of ``load(answer)``; cancelling it takes the question back."""
-        future: Future[Any] = Future()
+        future: Future[Any] = _LoopFuture() if self.is_led else Future()
         self._holds.add(held)
 
         def arrived(answer: Answer | None) -> None:

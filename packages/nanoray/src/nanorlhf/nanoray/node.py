@@ -377,10 +377,13 @@ class Node:
 
     def _answer_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
         """Answer with values, as soon as they are on the asker's machine."""
+        if self.machines.is_one:
+            self._reply_values(asker, values)
+            return
         machine = self.machines.of(asker[0])
         ids = [object_id for object_id, _ in values]
         if not self.transfers.are_away(machine, ids):
-            self._reply_values(asker, values)
+            self._reply_local(asker, machine, ids)
             return
 
         for object_id in ids:
@@ -397,7 +400,7 @@ class Node:
         self.transfers.localize(machine, ids, arrived)
 
     def _reply_local(self, asker: Asker, machine: int, ids: Sequence[int]) -> None:
-        """Answer with values that have just been brought, unless one was lost meanwhile."""
+        """Answer with values that are on the machine, unless one was lost meanwhile."""
         values: list[tuple[int, Value]] = []
         for object_id in ids:
             entry = self.objects.get(object_id)

@@ -10,7 +10,7 @@ from functools import lru_cache
 from typing import Any
 
 from .backend import ActorInfo, Context
-from .errors import GetTimeoutError
+from .errors import GetTimeoutError, PlacementGroupRemovedError
 from .options import CallOptions, Options
 from .ray_code import native_code, native_methods
 from .ray_errors import sending, translated
@@ -83,7 +83,7 @@ class RayEngine:
     ) -> list[int]:
         """Start a task; return the ids of its results."""
         name = f"{options.name or getattr(code, '__qualname__', repr(code))}()"
-        self._feasible.check(options, name, default_cpus=1)
+        self._check_room(options, name, default_cpus=1)
         with translated(), sending(f"{name} or an argument of it"):
             function = self._native_code(code).options(**task_keywords(options))
             return self._kept(function.remote(*self._lift(args), **self._lift_named(kwargs)))
@@ -93,7 +93,7 @@ class RayEngine:
     ) -> ActorInfo:
         """Start an actor."""
         assert isinstance(code, type), "actors are made of classes"
-        self._feasible.check(options, code.__name__, default_cpus=0)
+        self._check_room(options, code.__name__, default_cpus=0)
         with translated(), sending(f"{code.__name__} or an argument of it"):
             actor_class = self._native_code(code).options(**actor_keywords(options))
             try:
@@ -213,6 +213,19 @@ class RayEngine:
         self._ready.clear()
         if self._owns_ray:
             self._ray.shutdown()
+
+    def _check_room(self, options: Options, name: str, *, default_cpus: float) -> None:
+        """Raise unless the call can run some day; Ray would let it wait for ever."""
+        self._feasible.check(options, name, default_cpus=default_cpus)
+        group = options.placement_group
+        if group is None:
+            return
+        with translated():
+            row = self._ray.util.placement_group_table(native_group(group.id, group.bundles))
+        if row.get("state") == "REMOVED":
+            raise PlacementGroupRemovedError(
+                f"{name}: its placement group was removed; create another and place it there"
+            )
 
     def _stream(self, number: int) -> RayStream:
         stream = self.holds[number]

@@ -61,7 +61,7 @@ class Transfers:
         if value.block is None or self._machine_of(value.block[0]) == machine:
             return value
         block = self._copies.get(object_id, {}).get(machine)
-        return None if block is None else value._replace(block=block)
+        return None if block is None else value._replace(block=_plain(block))
 
     def are_away(self, machine: int, object_ids: Iterable[int]) -> bool:
         """Return whether one of these ready objects must first be brought to a machine."""
@@ -176,7 +176,7 @@ class Transfers:
         copies = self._copies.pop(object_id, {})
         if copies:
             _, block = copies.popitem()
-            entry.value = entry.value._replace(block=block)
+            entry.value = entry.value._replace(block=_plain(block))
             if copies:
                 self._copies[object_id] = copies
             return
@@ -198,3 +198,8 @@ class Transfers:
         self._objects.unpin(fetch.object_id)
         for then in fetch.waiting:
             then(error)
+
+
+def _plain(block: Block) -> tuple[int, int, int]:
+    """Return a block as messages carry it."""
+    return block.arena, block.offset, block.size

@@ -98,7 +98,7 @@ class Zygote:
 
     def _interrupt(self, worker_id: int, call_id: int) -> None:
         """Cancel a call of a worker; one that thousands of ids have not moved hears no more."""
-        with contextlib.suppress(BlockingIOError):
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # or it is dead, not yet reaped
             os.write(self._pipes[worker_id], encoded(call_id))
             os.kill(self._pids[worker_id], signal.SIGUSR1)
 
