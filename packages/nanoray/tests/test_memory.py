@@ -1,6 +1,7 @@
 """What is over leaves nothing in the engine's tables, and no memory behind."""
 
 import gc
+import os
 import resource
 import signal
 
@@ -26,6 +27,7 @@ def num_entries(node):
         "paused": len(scheduler._paused),
         "waits": len(node._waits._waits),
         "streams": len(node.streams),
+        "codes": len(supervisor.calls.codes),
         "blocks": sum(arena.live for arena in node.arenas._arenas.values()),
     }
 
@@ -89,6 +91,45 @@ def test_the_tables_are_empty_when_all_is_over(start, until):
     node = nanoray.session.current()._link.node
     assert until(lambda: not any(num_entries(node).values())), num_entries(node)
     assert ray.available_resources() == {"CPU": 2.0}
+
+
+def test_code_is_forgotten_with_its_last_function(start, until):
+    ray = start(num_cpus=1)
+
+    def work(i):
+        value = ray.put([i])
+        task = ray.remote(lambda: nanoray.get(value)[0] + i)
+        return ray.get([task.remote(), task.remote()], timeout=WAIT_S)
+
+    def num_loaded():
+        count = ray.remote(lambda: len(nanoray.session.current()._link.loaded))
+        return ray.get(count.remote(), timeout=WAIT_S)
+
+    for i in range(30):
+        assert work(i) == [2 * i] * 2
+    gc.collect()
+    node = nanoray.session.current()._link.node
+    assert until(lambda: len(node.supervisor.calls.codes) == len(node.objects) == 0)
+    assert until(lambda: num_loaded() <= 2), "of this count and perhaps the one before"
+
+
+def test_code_lives_as_long_as_a_call_needs_it(start):
+    ray = start(num_cpus=1)
+
+    def make():
+        class Forgotten:
+            def get(self):
+                return os.getpid()
+
+        return ray.remote(max_restarts=1)(Forgotten).remote()
+
+    refs = [ray.remote(lambda i=i: i).remote() for i in range(50)]
+    actor = make()
+    first = ray.get(actor.get.remote(), timeout=WAIT_S)
+    gc.collect()
+    ray.kill(actor, no_restart=False)
+    assert ray.get(actor.get.remote(), timeout=WAIT_S) != first
+    assert ray.get(refs, timeout=WAIT_S) == list(range(50))
 
 
 @pytest.mark.slow

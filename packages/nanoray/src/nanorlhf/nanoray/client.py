@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .backend import ActorInfo, Context
+from .codes import FIRST_CODE
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
@@ -92,7 +93,7 @@ class Client:
         """The call that runs here when there is just one, for threads that user code starts."""
         self._numbers = itertools.count((process << 40) + 1)
         self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
-        self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+        self._code_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def next_id(self) -> int:
         """Return a number that no process of this engine has used."""
@@ -301,7 +302,7 @@ class Client:
         """Return a call as the engine wants it."""
         deps, args, kwargs = self._lift_refs(args, kwargs)
         raw, args_id, held = self._pack_arguments(args, kwargs)
-        fields = {"actor": 0, "code": b"", "method": "", "returns": (), **rest}
+        fields = {"actor": 0, "code": 0, "method": "", "returns": (), **rest}
         return Spec(
             kind=kind,
             id=self.next_id(),
@@ -378,15 +379,17 @@ class Client:
         found.check_folders()
         return tuple(found)
 
-    def _code_id(self, code: object) -> bytes:
+    def _code_id(self, code: object) -> int:
         """Return the id of a function or class; the engine gets its pickle the first time."""
         known = self._code_ids.get(code)
         if known is not None:
             return known
         cut = pickled_code(code)
-        code_id = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        digest = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        code_id = FIRST_CODE + int.from_bytes(digest)
         self._link.post(("code", code_id, cut.stream, cut.held))
         self._code_ids[code] = code_id
+        weakref.finalize(code, self.holds.drop, code_id).atexit = False
         return code_id
 
     def _ask_plain(self, verb: str, *fields: Any) -> UserValue:

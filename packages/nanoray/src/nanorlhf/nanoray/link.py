@@ -69,7 +69,9 @@ class WorkerLink:
         self._on_arrival: Thunk = lambda: None
         self._may_warn = False
         self.flows: dict[int, Flow] = {}
-        self.codes: dict[bytes, bytes] = {}
+        self.codes: dict[int, bytes] = {}
+        self.loaded: dict[int, Any] = {}
+        """Functions and classes made of ``codes``."""
         self.free: Callable[[int, int], None] = lambda arena_id, offset: None
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
@@ -213,6 +215,8 @@ class WorkerLink:
         self._state.release()
         messages: list[Message] = []
         try:
+            if self._holds:
+                self.post()  # the wait may be long: nothing that was dropped lives until its end
             messages = self._receive(timeout_s)
         except EOFError:
             leave()
@@ -244,6 +248,9 @@ class WorkerLink:
                 self._resolve(fields[0], fields[1])
         elif verb == "code":
             self.codes[fields[0]] = fields[1]
+        elif verb == "uncode":
+            self.codes.pop(fields[0], None)
+            self.loaded.pop(fields[0], None)
         elif verb == "arena":
             fd = self._connection.take_fd()
             self._reader.adopt(fields[0], fields[1], fd)

@@ -31,6 +31,7 @@ To a worker::
 
     setup   dict                            always first
     code    code_id, blob
+    uncode  code_id                         nobody can call it any more
     run     *Run
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
@@ -74,8 +75,8 @@ class Spec(NamedTuple):
     id: int
     actor: int
     """The actor made or called; 0 for a task."""
-    code: bytes
-    """Id of the function or class; empty for a method."""
+    code: int
+    """Id of the function or class; 0 for a method."""
     method: str
     name: str
     """How errors call it."""
@@ -121,7 +122,7 @@ class Run(NamedTuple):
     kind: Kind
     id: int
     actor: int
-    code: bytes
+    code: int
     method: str
     name: str
     args: RawValue | None
