@@ -15,6 +15,8 @@ from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
+_MIN_STORE_BYTES = 1 << 20
+
 
 def init(
     address: str | None = None,
@@ -23,6 +25,8 @@ def init(
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     preload: Sequence[str] = (),
     runtime_env: Mapping[str, Any] | None = None,
     log_to_driver: bool = True,
@@ -40,6 +44,10 @@ def init(
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
+        object_store_memory: Bytes of shared memory that values may take; None is 30 % of what this
+            process may use. When it is full, values that nobody looks at move to disk.
+        object_spilling_directory: Where they move to; None is /var/tmp, or the system's directory
+            for temporary files.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
         runtime_env: What all calls find around them, ``{"env_vars": {"SEED": "1"}, "working_dir":
@@ -102,6 +110,8 @@ def init(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=resources,
+            object_store_memory=_checked_store(object_store_memory),
+            object_spilling_directory=object_spilling_directory,
             preload=preload,
             runtime_env=runtime_env,
             log_to_driver=log_to_driver,
@@ -312,6 +322,14 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
+
+
+def _checked_store(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
+        raise ValueError(
+            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
+        )
+    return size
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -70,7 +70,7 @@ def attach(
         context=driver_context(),
         environment=inherited,
     )
-    link.start(client.writer.free, rest)
+    link.start(rest, take_back=client.writer.take, refuse=client.allowance.refuse)
     return client
 
 
@@ -135,12 +135,25 @@ class DriverLink:
         self._end: Answer | None = None
         """What every question is answered with once the cluster is gone."""
         self._is_left = False
-        self._free: Callable[[int, int], None] = lambda arena_id, offset: None
+        self._take_back: Callable[[Message], None] = lambda message: None
+        self._refuse: Callable[[Answer], None] = lambda answer: None
         self._thread = threading.Thread(target=self._read, name="nanoray", daemon=True)
 
-    def start(self, free: Callable[[int, int], None], messages: list[Message]) -> None:
-        """Begin to read; ``free`` takes back the driver's own blocks."""
-        self._free = free
+    def start(
+        self,
+        messages: list[Message],
+        *,
+        take_back: Callable[[Message], None],
+        refuse: Callable[[Answer], None],
+    ) -> None:
+        """Begin to read.
+
+        Args:
+            messages: What has been read.
+            take_back: Does what messages say about the driver's own memory.
+            refuse: Gives back what came with an answer nobody waits for.
+        """
+        self._take_back, self._refuse = take_back, refuse
         for message in messages:
             self._take(message)
         self._thread.start()
@@ -235,8 +248,8 @@ class DriverLink:
             os.close(fd)
         elif verb == "forget":
             self._reader.forget(fields[0])
-        elif verb == "free":
-            self._free(fields[0], fields[1])
+        elif verb in ("free", "trim"):
+            self._take_back(message)
         elif verb == "printed" and self._printer is not None:
             self._printer.add(fields[0], fields[1], fields[2], now_s=time.monotonic())
 
@@ -248,6 +261,8 @@ class DriverLink:
             question.resolve(payload)
         elif then is not None:
             self._thunks.put(partial(then, payload))
+        else:
+            self._refuse(payload)
 
     def _fail(self, reason: str) -> None:
         """Answer every question, now and later, with an error."""

@@ -260,6 +260,7 @@ class Calls:
         assert entry.value is not None, "arguments are ready"
         value = self._transfers.on(worker.key.machine, object_id, entry.value)
         assert value is not None, "arguments have been brought here"
+        self._objects.touch(object_id)
         self._arenas.ship(worker.id, value)
         return value
 

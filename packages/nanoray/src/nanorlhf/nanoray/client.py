@@ -12,6 +12,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 from typing import Any, Protocol
 
+from .allowance import Allowance
 from .backend import ActorInfo, Context
 from .codes import FIRST_CODE
 from .environment import Environment
@@ -88,11 +89,12 @@ class Client:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
         self._environment = environment
-        self.futures = Futures(link, holds)
         self.only_call = 0
         """The call that runs here when there is just one, for threads that user code starts."""
         self._numbers = itertools.count((process << 40) + 1)
-        self.writer = Writer(self._announce, self._retire, next_id=self.next_id)
+        self.allowance = Allowance(link, reader, self.next_id)
+        self.writer = Writer(self.allowance)
+        self.futures = Futures(link, holds, refuse=self.allowance.refuse)
         self._code_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def next_id(self) -> int:
@@ -403,11 +405,14 @@ class Client:
         return answer[1]
 
     def _load_values(self, ids: Sequence[int], answer: Answer) -> list[Any]:
-        kind, payload = answer
-        if kind == "error":
-            raise self._reader.load(0, Value(*payload))
-        values = {object_id: Value(*raw) for object_id, raw in payload}
-        return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+        try:
+            kind, payload = answer
+            if kind == "error":
+                raise self._reader.load(0, Value(*payload))
+            values = {object_id: Value(*raw) for object_id, raw in payload}
+            return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+        finally:
+            self._reader.end_loan(answer)
 
     def _new_ids(self, num_returns: int | str | None) -> tuple[int, ...]:
         return tuple(self.next_id() for _ in range(num_refs(num_returns)))
@@ -415,12 +420,6 @@ class Client:
     def _check_ours(self, ref: ObjectRef) -> None:
         if not ref.belongs_to(self.holds):
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
-
-    def _announce(self, arena_id: int, size: int, fd: int) -> None:
-        self._link.post(("arena", arena_id, size), fd=fd)
-
-    def _retire(self, arena_id: int) -> None:
-        self._link.post(("retire", arena_id))
 
 
 def driver_context() -> Context:

@@ -73,6 +73,8 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
+        store_bytes: Shared memory that values may take; None for a part of what there is.
+        spill_directory: Where values go that are not used and have no room; None to choose.
         log_to_driver: Whether to show what workers print.
     """
 
@@ -83,13 +85,15 @@ class Engine:
         holds: HoldLog,
         reader: Reader,
         preload: list[str],
+        store_bytes: int | None,
+        spill_directory: str | None,
         log_to_driver: bool,
     ) -> None:
         self._lock = Guard()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
-        self._free: Callable[[int, int], None] = lambda arena_id, offset: None
-        self._to_free: deque[tuple[int, int]] = deque()
+        self._take_back: Callable[[Message], None] = lambda message: None
+        self._to_take: deque[Message] = deque()
         self._questions: dict[int, _Question] = {}
         self._foreground = threading.Lock()
         """Held by the driver thread that polls."""
@@ -103,15 +107,15 @@ class Engine:
         self._is_over = False
         self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
-        about = describe_machine(pool)
+        about = describe_machine(pool, store_bytes=store_bytes, directory=spill_directory)
         self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
-    def on_free(self, free: Callable[[int, int], None]) -> None:
-        """Set who takes back the driver's own blocks."""
-        self._free = free
+    def on_take_back(self, take_back: Callable[[Message], None]) -> None:
+        """Set who does what messages say about the driver's own memory."""
+        self._take_back = take_back
 
     # -- Link ----------------------------------------------------------------------------------
 
@@ -125,7 +129,7 @@ class Engine:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
             self._settle()
-        self._free_blocks()
+        self._take_back_memory()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Ask the node and wait for its answer."""
@@ -138,6 +142,7 @@ class Engine:
             self._take_holds()
             self.node.handle(DRIVER, (verb, req, *fields))
             self._settle()
+        self._take_back_memory()
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
@@ -188,6 +193,7 @@ class Engine:
         self._unpark.release()
         self._thread.join()
         with self._foreground:  # a driver thread that polls has heard of the end
+            self._reader.close()
             self._hub.close()
         self._lock.restore()
         if self._printer is not None:
@@ -220,7 +226,7 @@ class Engine:
         elif message[0] == "forget":
             self._reader.forget(message[1])
         else:
-            self._to_free.append((message[1], message[2]))
+            self._to_take.append(message)
 
     def answer(self, req: int, payload: Answer) -> None:
         """Wake the driver thread that asked, or the one that delivers late answers."""
@@ -322,7 +328,7 @@ class Engine:
             self._hub.serve(events)
             self._take_holds()
             self._settle()
-        self._free_blocks()
+        self._take_back_memory()
 
     # -- plumbing ------------------------------------------------------------------------------
 
@@ -344,10 +350,10 @@ class Engine:
         self.node.settle()
         self._hub.flush()
 
-    def _free_blocks(self) -> None:
-        """Free the driver's own dead blocks, without the lock: the store may call back."""
-        if not self._to_free:
+    def _take_back_memory(self) -> None:
+        """Take back the driver's own memory, without the lock: the store may call back."""
+        if not self._to_take:
             return
         with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
-                self._free(*self._to_free.popleft())
+                self._take_back(self._to_take.popleft())

@@ -11,6 +11,7 @@
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
       ObjectLostError            a ref names no object of this engine
+      StoreFullError             a value does not fit into shared memory; also a MemoryError
       PlacementGroupRemovedError the group a call was placed in is gone
       SerializationError         a value cannot travel; also a TypeError
       AuthenticationError        a machine did not prove that it has the cluster's token
@@ -57,6 +58,10 @@ class InfeasibleError(NanoRayError, ValueError):
 
 class ObjectLostError(NanoRayError):
     """A ref names an object this engine does not have."""
+
+
+class StoreFullError(NanoRayError, MemoryError):
+    """A value does not fit into shared memory, not even after others were moved to disk."""
 
 
 class PlacementGroupRemovedError(NanoRayError):

@@ -62,10 +62,11 @@ class Futures:
     Args:
         link: The way to the engine.
         holds: Where this process counts its refs; a question holds what it asks for.
+        refuse: Gives back what came with the answer of a future that was cancelled.
     """
 
-    def __init__(self, link: LateLink, holds: HoldLog) -> None:
-        self._link, self._holds = link, holds
+    def __init__(self, link: LateLink, holds: HoldLog, *, refuse: Callable[[Answer], None]) -> None:
+        self._link, self._holds, self._refuse = link, holds, refuse
         self._questions: SimpleQueue[bool] = SimpleQueue()
         """True for each question asked, False at the end."""
         self._thread: threading.Thread | None = None
@@ -79,7 +80,10 @@ class Futures:
         self._holds.add(held)
 
         def arrived(answer: Answer | None) -> None:
-            _settle(future, load, answer)
+            if future.set_running_or_notify_cancel():
+                _settle(future, load, answer)
+            elif answer is not None:
+                self._refuse(answer)
             self._holds.drop(held)
 
         try:
@@ -117,9 +121,7 @@ class Futures:
 
 
 def _settle(future: "Future[Any]", load: Load, answer: Answer | None) -> None:
-    """Give a future what its answer says, unless it was cancelled."""
-    if not future.set_running_or_notify_cancel():
-        return
+    """Give a future what its answer says."""
     assert answer is not None, "only a cancelled question has no answer"
     try:
         value = load(answer)

@@ -24,8 +24,10 @@ from typing import Any, Protocol
 from .connection import Connection
 from .exits import describe_exit
 from .machines import About
+from .memory import default_store_bytes
 from .outputs import Outputs, Printed
 from .resources import GPU, Pool
+from .spill import spill_directory
 from .wire import Message
 from .zygote import end, launch
 
@@ -33,11 +35,25 @@ _ZYGOTE = -1
 _NODE_ID_BYTES = 28  # as long as Ray's
 
 
-def describe_machine(pool: Pool, address: tuple[str, int] | None = None) -> About:
+def describe_machine(
+    pool: Pool,
+    address: tuple[str, int] | None = None,
+    *,
+    store_bytes: int | None = None,
+    directory: str | None = None,
+) -> About:
     """Return what this machine says of itself."""
     amounts = tuple((name, amount) for name, amount in pool.totals.items() if name != GPU)
     node_id = secrets.token_hex(_NODE_ID_BYTES)
-    return About(node_id, socket.gethostname(), address, amounts, tuple(pool.gpus))
+    return About(
+        node_id,
+        socket.gethostname(),
+        address,
+        amounts,
+        tuple(pool.gpus),
+        default_store_bytes() if store_bytes is None else store_bytes,
+        spill_directory(directory),
+    )
 
 
 class Peer(Protocol):

@@ -72,7 +72,10 @@ class WorkerLink:
         self.codes: dict[int, bytes] = {}
         self.loaded: dict[int, Any] = {}
         """Functions and classes made of ``codes``."""
-        self.free: Callable[[int, int], None] = lambda arena_id, offset: None
+        self.take_back: Callable[[Message], None] = lambda message: None
+        """Does what a message says about this process's own memory."""
+        self.refuse: Callable[[Answer], None] = lambda answer: None
+        """Gives back what came with an answer nobody waits for."""
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
@@ -98,11 +101,17 @@ class WorkerLink:
             answer = self._read_until(lambda: self._replies.pop(req, None), deadline)
         finally:
             if answer is None:  # out of time, or cancelled
-                with self._state:
-                    self._asked.discard(req)
-                    self._replies.pop(req, None)
-                self.post(("cancel", req))
+                self._give_up(req)
         return answer
+
+    def _give_up(self, req: int) -> None:
+        """Do not wait for an answer any more; it may be here, or on its way."""
+        with self._state:
+            self._asked.discard(req)
+            late = self._replies.pop(req, None)
+        self.post(("cancel", req))
+        if late is not None:
+            self.refuse(late)
 
     def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
         """Send a question; ``next_late`` will hand out the call of ``then`` with the answer."""
@@ -246,6 +255,8 @@ class WorkerLink:
                 self._replies[fields[0]] = fields[1]
             elif fields[0] in self._later:
                 self._resolve(fields[0], fields[1])
+            else:
+                self.refuse(fields[1])
         elif verb == "code":
             self.codes[fields[0]] = fields[1]
         elif verb == "uncode":
@@ -257,8 +268,8 @@ class WorkerLink:
             os.close(fd)
         elif verb == "forget":
             self._reader.forget(fields[0])
-        elif verb == "free":
-            self.free(fields[0], fields[1])
+        elif verb in ("free", "trim"):
+            self.take_back(message)
         elif verb in ("taken", "stopped"):
             self._move(fields[0], *fields[1:])
         else:

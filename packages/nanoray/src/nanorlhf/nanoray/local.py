@@ -20,6 +20,8 @@ def start_local(
     num_cpus: float | None,
     num_gpus: int | None,
     resources: Mapping[str, float] | None,
+    object_store_memory: int | None,
+    object_spilling_directory: str | None,
     preload: Sequence[str],
     runtime_env: Mapping[str, Any] | None,
     log_to_driver: bool,
@@ -27,7 +29,8 @@ def start_local(
     """Return the driver's client of a new local engine.
 
     Raises:
-        ValueError: More GPUs are asked for than this process may use, or ``runtime_env`` is wrong.
+        ValueError: More GPUs are asked for than this process may use, there is no such directory,
+            or ``runtime_env`` is wrong.
     """
     inherited = environment(runtime_env)
     inherited.check_folders()
@@ -35,7 +38,13 @@ def start_local(
     holds = HoldLog()
     reader = Reader(holds)
     engine = Engine(
-        pool, holds=holds, reader=reader, preload=list(preload), log_to_driver=log_to_driver
+        pool,
+        holds=holds,
+        reader=reader,
+        preload=list(preload),
+        store_bytes=object_store_memory,
+        spill_directory=object_spilling_directory,
+        log_to_driver=log_to_driver,
     )
     client = Client(
         engine,
@@ -46,7 +55,7 @@ def start_local(
         context=driver_context(),
         environment=inherited,
     )
-    engine.on_free(client.writer.free)
+    engine.on_take_back(client.writer.take)
     return client
 
 

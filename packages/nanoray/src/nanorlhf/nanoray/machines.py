@@ -23,6 +23,10 @@ class About(NamedTuple):
     amounts: tuple[tuple[str, int], ...]
     """Resources without GPUs, in units of 1/10000."""
     gpu_ids: tuple[str, ...]
+    store_bytes: int
+    """Shared memory that values may take."""
+    spill_directory: str
+    """Where values go that have no room."""
 
 
 @dataclass(slots=True)

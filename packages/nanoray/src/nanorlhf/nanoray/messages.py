@@ -26,6 +26,10 @@ To the engine::
     ungroup group_id
     arena   arena_id, size  (+ fd)          a new arena of the sender
     retire  arena_id
+    room    req, size, missing, stage -> ("plain", ("grant", size) | ("spill", dir, [(id, block)]))
+    spare   size                            room it was granted and does not need
+    spilled req, arena_id, [(id, offset, checksum)] -> ("plain", None)  an arena that is a file
+    unspilled reason
 
 To a worker::
 
@@ -39,6 +43,7 @@ To a worker::
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
+    trim                                    give back what is kept and not used
     exit
 
 Between the engine and the zygote::

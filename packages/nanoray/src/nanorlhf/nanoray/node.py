@@ -16,6 +16,7 @@ from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
 from .resources import CPU, UNIT, Demand, Pool, readable
+from .room import Place, Room, Stage
 from .scheduler import Scheduler
 from .streams import Streams
 from .supervisor import Supervisor
@@ -96,6 +97,7 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self.rooms = {0: self._open_room(0)}
         self.streams = Streams(
             self.objects,
             self.arenas,
@@ -124,9 +126,13 @@ class Node:
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "room": self._on_room,
+            "spare": self._on_spare,
+            "spilled": self._on_spilled,
             "revoke": self._on_revoke,
             "totals": self._on_totals,
             "ungroup": self._on_ungroup,
+            "unspilled": self._on_unspilled,
             "wait": self._on_wait,
         }
 
@@ -151,6 +157,8 @@ class Node:
                 self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
+        for room in self.rooms.values():
+            room.settle()
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
@@ -173,6 +181,7 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
+        self.rooms[machine] = self._open_room(machine)
         self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
         return machine
@@ -195,6 +204,7 @@ class Node:
         self.supervisor.strand(lost.stranded)
         self.transfers.machine_lost(machine, where)
         self.arenas.drop_machine(machine)
+        del self.rooms[machine]
 
     # -- Processes, for the supervisor ---------------------------------------------------------
 
@@ -223,6 +233,7 @@ class Node:
         self.streams.drop_process(worker)
         self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
+        self.rooms[self.machines.of(worker)].drop_process(worker)
         self.machines.drop_process(worker)
 
     def _drop_process(self, process: int) -> None:
@@ -231,6 +242,7 @@ class Node:
         self._waits.drop_process(process)
         self.streams.drop_process(process)
         self.arenas.drop_process(process)
+        self.rooms[self.machines.of(process)].drop_process(process)
         self.machines.drop_process(process)
 
     def break_down(self, reason: str) -> None:
@@ -238,6 +250,8 @@ class Node:
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
         self._waits.fail_all(tuple(error))
+        for room in self.rooms.values():
+            room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -262,6 +276,7 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self._room(process).cancel((process, req))
         self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: int, blob: bytes, held: Sequence[int]) -> None:
@@ -355,6 +370,19 @@ class Node:
         del process
         self.arenas.close(arena_id)
 
+    def _on_room(self, process: int, req: int, size: int, missing: int, stage: Stage) -> None:
+        self._room(process).ask((process, req), size, missing, stage)
+
+    def _on_spare(self, process: int, size: int) -> None:
+        self._room(process).give_back(process, size)
+
+    def _on_spilled(self, process: int, req: int, arena_id: int, places: list[Place]) -> None:
+        self._room(process).spilled(process, arena_id, places)
+        self._answer((process, req), ("plain", None))
+
+    def _on_unspilled(self, process: int, reason: str) -> None:
+        self._room(process).not_spilled(process, reason)
+
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
         amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
@@ -372,6 +400,34 @@ class Node:
         self._answer((process, req), ("plain", info))
 
     # -- answers -----------------------------------------------------------------------------
+
+    def _open_room(self, machine: int) -> Room:
+        about = self.machines[machine].about
+        return Room(
+            machine,
+            about.store_bytes,
+            about.spill_directory,
+            objects=self.objects,
+            arenas=self.arenas,
+            in_use=lambda: self.supervisor.in_use() | self.transfers.under_way(),
+            name_of=self._name_of,
+            send=self._rim.send,
+            answer=self._answer,
+        )
+
+    def _room(self, process: int) -> Room:
+        return self.rooms[self.machines.of(process)]
+
+    def _name_of(self, process: int) -> str:
+        is_driver = process == DRIVER or process in self._drivers
+        return "driver" if is_driver else self.supervisor.label(process)
+
+    def _lend(self, process: int, object_id: int, value: Value) -> None:
+        """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
+        if value.block is not None:
+            self.arenas.ship(process, value)
+            self.objects.hold(process, -object_id, 1)
+            self.objects.touch(object_id)
 
     def _answer(self, asker: Asker, payload: Answer) -> None:
         if payload[0] == "values":
@@ -421,8 +477,8 @@ class Node:
         self._reply_values(asker, values)
 
     def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
-        for _, value in values:
-            self.arenas.ship(asker[0], value)
+        for object_id, value in values:
+            self._lend(asker[0], object_id, value)
         self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
 
     def _reply(self, asker: Asker, payload: Answer) -> None:

@@ -114,8 +114,16 @@ class Performer:
             self.actor = value
             return []
         values = [value] if len(run.returns) == 1 else _several(run, value)
-        cuts = [pickled(item) for item in values]  # all, before the first takes shared memory
-        return [(tuple(self._client.writer.write(cut)), cut.held) for cut in cuts]
+        cuts = [pickled(item) for item in values]
+        results: Results = []
+        try:
+            for cut in cuts:
+                results.append((tuple(self._client.writer.write(cut)), cut.held))
+        except BaseException:  # the store is full, or the call was cancelled
+            for raw, _ in results:
+                self._client.writer.discard(Value(*raw))
+            raise
+        return results
 
     def _call(self, run: Run) -> UserValue:
         args, kwargs = self._arguments(run)

@@ -108,6 +108,21 @@ class Announce:
     next_id: Callable[[], int]
     """Returns numbers unique in the cluster."""
 
+    def announce(self, arena_id: int, size: int, fd: int) -> None:
+        """Tell of a new arena."""
+        self.new(arena_id, size, fd)
+
+    def more(self, size: int, missing: int) -> int:
+        """Return what is missing: a copy that a call waits for is made, however full the store."""
+        del size
+        return missing
+
+    def give_back(self, arena_ids: list[int], size: int) -> None:
+        """Tell of closed arenas."""
+        del size
+        for arena_id in arena_ids:
+            self.retired(arena_id)
+
 
 class Station:
     """The door, the hub, the blocks and the drivers of one machine.
@@ -155,7 +170,7 @@ class Station:
             announce: Tells of the arenas of copies.
             report: Told of each fetch's end.
         """
-        self._writer = Writer(announce.new, announce.retired, next_id=announce.next_id)
+        self._writer = Writer(announce)
         puller = Puller(self._token, tls=self._config.tls)
         self._fetcher = Fetcher(self._writer, puller, report)
         root = self._config.root

@@ -238,6 +238,11 @@ class Supervisor:
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
 
+    def in_use(self) -> set[int]:
+        """Return the objects that calls under way were given."""
+        calls = [call for worker in self._workers.values() for call in worker.calls.values()]
+        return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
+
     def strand(self, stranded: Mapping[int, str]) -> None:
         """Fail queued calls that nobody can run since a machine was lost."""
         for call_id, reason in stranded.items():

@@ -138,6 +138,10 @@ class Transfers:
                 self._end(number)
                 self._look_elsewhere(fetch)
 
+    def under_way(self) -> set[int]:
+        """Return the objects that are being copied: they must stay where they are."""
+        return {fetch.object_id for fetch in self._fetches.values()}
+
     def _is_away(self, machine: int, object_id: int) -> bool:
         entry = self._objects.get(object_id)
         if entry is None or entry.value is None:

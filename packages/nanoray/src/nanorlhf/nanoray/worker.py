@@ -98,7 +98,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
         context=context,
         environment=Environment(*setup["env"]),
     )
-    link.free = client.writer.free
+    link.take_back, link.refuse = client.writer.take, client.allowance.refuse
     set_current(client)
     link.take_all(messages[1:])
     performer = Performer(link, client, reader, orders)
