@@ -7,11 +7,16 @@ import subprocess
 import time
 
 import cloudpickle
+import hypothesis
 import pytest
 
 import nanorlhf.nanoray as nanoray
 
 LIMIT_S = 120
+
+# No example is wrong because the machine was busy.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)

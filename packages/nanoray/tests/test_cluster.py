@@ -11,8 +11,11 @@ import pytest
 
 import nanorlhf.nanoray as nanoray
 from nanorlhf.nanoray.attach import attach
+from nanorlhf.nanoray.channel import Channel
 from nanorlhf.nanoray.daemons import daemons, stop_daemons
+from nanorlhf.nanoray.door import Address, call
 from nanorlhf.nanoray.session import set_current
+from nanorlhf.nanoray.token import load_token, obtain_token
 
 WAIT_S = 60
 
@@ -23,11 +26,15 @@ from nanorlhf.nanoray.agent import run_agent
 from nanorlhf.nanoray.door import Address
 from nanorlhf.nanoray.head import run_head
 from nanorlhf.nanoray.station import MachineConfig
+from nanorlhf.nanoray.tls import TlsFiles
 
 logging.basicConfig(format="%(message)s")
-root, host, port, cpus, resources, limit = sys.argv[1:7]
+root, name, host, port, cpus, resources, limit = sys.argv[1:8]
+certificate, key, authority = map(Path, sys.argv[8:11] or [""] * 3)
+tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[8:] else None
 config = MachineConfig(
-    host=host, token_path=Path(root) / "token", root=Path(root) / "run", num_cpus=float(cpus),
+    host=host, token_path=Path(root) / "token", root=Path(root) / name,
+    tls=tls, num_cpus=float(cpus),
     resources={resources: 4} if resources else {}, beat_s=0.1, limit_s=float(limit), rejoin_s=20,
 )
 ready = lambda daemon: print("ready", daemon.address.port, flush=True)
@@ -46,10 +53,11 @@ class Cluster:
         self.processes = {}
         self.port = None
 
-    def start(self, name, host, *, cpus=1, resource="", limit=30):
+    def start(self, name, host, *, cpus=1, resource="", limit=30, tls=()):
         where = "head" if self.port is None else str(self.port)
-        command = [sys.executable, "-c", DAEMON, self.root, host, where, cpus, resource, limit]
-        process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, "-c", DAEMON, self.root, name, host, where, cpus, resource]
+        words = [str(word) for word in (*command, limit, *tls)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         self.processes[name] = process
         self.wait_ready(name)
         return process
@@ -59,19 +67,19 @@ class Cluster:
         assert word == "ready"
         self.port = self.port or int(port)
 
-    def attach(self):
-        set_current(attach("auto", root=self.root / "run", runtime_env=None, log_to_driver=True))
+    def attach(self, name="a"):
+        set_current(attach("auto", root=self.root / name, runtime_env=None, log_to_driver=True))
         return nanoray
 
     def stop(self):
         nanoray.shutdown()
-        stopped = stop_daemons(root=self.root / "run")
+        for name in self.processes:
+            stop_daemons(root=self.root / name)
         for process in self.processes.values():
             process.send_signal(signal.SIGCONT)
             process.kill()
             process.wait()
             process.stdout.close()
-        return stopped
 
 
 @pytest.fixture
@@ -325,7 +333,7 @@ import nanorlhf.nanoray as nanoray
 from nanorlhf.nanoray.attach import attach
 from nanorlhf.nanoray.session import set_current
 
-set_current(attach("auto", root=Path(sys.argv[1]) / "run", runtime_env=None, log_to_driver=False))
+set_current(attach("auto", root=Path(sys.argv[1]) / "a", runtime_env=None, log_to_driver=False))
 counter = nanoray.get_actor("counter")
 print(nanoray.get(counter.add.remote(10), timeout=60), flush=True)
 
@@ -399,10 +407,8 @@ def test_a_driver_that_leaves_can_come_back(two, cluster):
 def test_a_machine_with_another_token_is_turned_away(cluster, tmp_path):
     cluster.start("a", "127.0.0.1")
     (tmp_path / "token").unlink()
-    from nanorlhf.nanoray.token import obtain_token
-
     obtain_token(tmp_path / "token")
-    words = [sys.executable, "-c", DAEMON, tmp_path, "127.0.0.2", cluster.port, 1, "", 30]
+    words = [sys.executable, "-c", DAEMON, tmp_path, "b", "127.0.0.2", cluster.port, 1, "", 30]
     done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 1
     assert "the peer has another token" in done.stderr
@@ -415,15 +421,25 @@ def test_nothing_is_left_after_stop(two, cluster, is_running, until):
     zygotes = [two.get(on(two, r)(os.getppid).remote(), timeout=WAIT_S) for r in "ab"]
     forever = on(two, "b")(signal.pause).remote()
     daemon_pids = [process.pid for process in cluster.processes.values()]
-    assert sorted(daemon.pid for daemon in daemons(cluster.root / "run")) == sorted(daemon_pids)
-    assert len(stop_daemons(root=cluster.root / "run")) == 2
+    roots = [cluster.root / name for name in "ba"]
+    assert [daemon.pid for root in reversed(roots) for daemon in daemons(root)] == daemon_pids
+    assert [len(stop_daemons(root=root)) for root in roots] == [1, 1]
     assert [process.wait() for process in cluster.processes.values()] == [0, 0]
     assert not any(is_running(pid) for pid in (*pids, *zygotes))
-    assert os.listdir(cluster.root / "run") == []
+    assert [os.listdir(root) for root in roots] == [[], []]
     with pytest.raises(two.EngineError, match=r"stopped|hung up"):
         two.get(forever, timeout=WAIT_S)
     with pytest.raises(two.EngineError):
         two.put(1)
+
+
+def test_agents_end_with_a_head_that_is_stopped(two, cluster, is_running):
+    pid = two.get(on(two, "b")(os.getpid).remote(), timeout=WAIT_S)
+    cluster.processes["a"].send_signal(signal.SIGTERM)
+    assert [process.wait() for process in cluster.processes.values()] == [0, 0]
+    assert not is_running(pid)
+    with pytest.raises(two.EngineError, match=r"hung up|is gone"):
+        two.get(two.put(1), timeout=WAIT_S)
 
 
 def test_without_a_head_agents_end_their_processes(two, cluster, is_running, until):
@@ -432,6 +448,58 @@ def test_without_a_head_agents_end_their_processes(two, cluster, is_running, unt
     assert until(lambda: not is_running(pid))
     with pytest.raises(two.EngineError, match=r"hung up|is gone"):
         two.get(two.put(1), timeout=WAIT_S)
+
+
+def test_a_driver_attaches_to_an_agent_as_well_as_to_the_head(cluster):
+    cluster.start("a", "127.0.0.1", resource="a")
+    cluster.start("b", "127.0.0.2", resource="b")
+    ray = cluster.attach("b")
+    array = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8)
+    here, there = (on(ray, r)(lambda x: x).remote(ray.put(array)) for r in "ba")
+    assert np.array_equal(ray.get(here, timeout=WAIT_S), array)
+    assert np.array_equal(ray.get(there, timeout=WAIT_S), array)
+    cluster.processes["b"].kill()
+    with pytest.raises(ray.EngineError, match="hung up"):
+        ray.get(on(ray, "a")(signal.pause).remote(), timeout=WAIT_S)
+
+
+def test_a_cluster_over_tls(cluster, make_certificate):
+    cluster.start("a", "127.0.0.1", resource="a", tls=make_certificate("ours"))
+    cluster.start("b", "127.0.0.2", resource="b", tls=make_certificate("ours"))
+    ray = cluster.attach()
+    array = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8)
+    back = on(ray, "b")(lambda x: x[::-1].copy()).remote(ray.put(array))
+    assert np.array_equal(ray.get(back, timeout=WAIT_S)[::-1], array)
+
+
+@pytest.mark.slow
+def test_agents_give_a_silent_head_up_and_come_back_to_it(cluster, is_running, until):
+    a = cluster.start("a", "127.0.0.1", cpus=0, limit=1)
+    cluster.start("b", "127.0.0.2", limit=1)
+    ray = cluster.attach()
+    pid = ray.get(ray.remote(os.getpid).remote(), timeout=WAIT_S)
+    a.send_signal(signal.SIGSTOP)
+    assert until(lambda: not is_running(pid))
+    a.send_signal(signal.SIGCONT)
+    cluster.wait_ready("b")
+    assert ray.get(ray.remote(os.getpid).remote(), timeout=WAIT_S) != pid
+    assert [row["Alive"] for row in ray.nodes()] == [True, False, True]
+
+
+def test_a_machine_with_another_python_is_refused_and_told_why(cluster, request):
+    cluster.start("a", "127.0.0.1")
+    token = load_token(cluster.root / "token")
+    guest = call(Address("127.0.0.1", cluster.port), "agent", token)
+    guest.sock.setblocking(False)
+    channel = Channel(guest.sock, guest.session, rest=guest.rest)
+    request.addfinalizer(channel.close)
+    channel.queue(("join", (1, 3, 10), ("what it says of itself, in its own way",)))
+    channel.flush()
+    messages = []
+    while not any(message[0] == "stop" for message in messages):
+        messages += channel.receive(WAIT_S)
+    assert "under Python 3.10; this cluster speaks" in messages[-1][1]
+    assert len(cluster.attach().nodes()) == 1
 
 
 def test_joining_says_what_is_wrong():

@@ -70,3 +70,10 @@ def test_the_traceback_tells_of_causes_and_contexts():
     except ValueError as outer:
         text = traceback_text(outer, outer.__traceback__)
     assert text.index("KeyError: 'inner'") < text.index("ValueError: outer")
+
+
+def test_a_memory_error_of_a_task_is_one_where_it_is_caught():
+    error = pickle.loads(pickle.dumps(task_error("f()", "Traceback", MemoryError("no room"))))
+    assert isinstance(error, MemoryError)
+    assert isinstance(error, TaskError)
+    assert error.args == ("no room",)

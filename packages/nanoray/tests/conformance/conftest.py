@@ -49,28 +49,35 @@ def engine(request):
 
 
 @pytest.fixture(scope="session")
-def one_ray():
-    """A Ray for all tests; its files go with it."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed here; it is in the workspace's group 'peers'")
+def ray_environment():
+    """Ray's variables, and a folder for its files, which goes at the end."""
     # Not pytest's folder: the names of Ray's sockets leave 40 characters of 107 for the folder's.
     with tempfile.TemporaryDirectory(prefix="nanoray") as folder, pytest.MonkeyPatch.context() as p:
+        p.setenv("RAY_TMPDIR", folder)
         p.setenv("RAY_AUTH_MODE", "disabled")  # or it writes a token into the user's home
         p.setenv("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # or "uv run pytest" copies the workspace
         p.setenv("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # or it warns that this will change
         p.setenv("RAY_IGNORE_UNHANDLED_ERRORS", "1")  # or it prints errors that nobody fetched
         p.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        import ray
+        yield
 
-        ray.init(
-            "local",
-            num_cpus=CPUS,
-            resources=RESOURCES,
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level="ERROR",
-            _temp_dir=folder,
-        )
-        yield ray
-        nanoray.shutdown()
-        ray.shutdown()
+
+@pytest.fixture(scope="session")
+def one_ray(ray_environment):
+    """A Ray for all tests."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed here; it is in the workspace's group 'peers'")
+    import ray
+
+    ray.init(
+        "local",
+        num_cpus=CPUS,
+        resources=RESOURCES,
+        namespace="nanoray",
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
+    yield ray
+    nanoray.shutdown()
+    ray.shutdown()

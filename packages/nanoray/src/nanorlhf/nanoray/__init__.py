@@ -3,6 +3,7 @@
 The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 """
 
+from .actor_pool import ActorPool
 from .api import (
     available_resources,
     cancel,
@@ -10,6 +11,7 @@ from .api import (
     get,
     get_actor,
     get_gpu_ids,
+    get_placement_group,
     get_runtime_context,
     init,
     is_initialized,
@@ -39,23 +41,42 @@ from .errors import (
 )
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .queue import Empty, Full, Queue
+from .rank_group import Group, Scatter
 from .refs import ObjectRef
 from .remote import ActorHandle, method, remote
+from .state import (
+    list_actors,
+    list_nodes,
+    list_objects,
+    list_tasks,
+    list_workers,
+    timeline,
+)
+from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "ActorPool",
     "AuthenticationError",
+    "Empty",
     "EngineError",
+    "Full",
     "GetTimeoutError",
+    "Group",
     "InfeasibleError",
     "NanoRayError",
+    "NodeAffinitySchedulingStrategy",
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
     "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
+    "PlacementGroupSchedulingStrategy",
+    "Queue",
+    "Scatter",
     "SerializationError",
     "StoreFullError",
     "TaskCancelledError",
@@ -67,10 +88,16 @@ __all__ = [
     "get",
     "get_actor",
     "get_gpu_ids",
+    "get_placement_group",
     "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
+    "list_actors",
+    "list_nodes",
+    "list_objects",
+    "list_tasks",
+    "list_workers",
     "method",
     "nodes",
     "placement_group",
@@ -78,5 +105,6 @@ __all__ = [
     "remote",
     "remove_placement_group",
     "shutdown",
+    "timeline",
     "wait",
 ]

@@ -14,6 +14,7 @@ may::
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .calls import Call, Calls, Worker
 from .errors import ActorDiedError, TaskCancelledError
@@ -23,6 +24,19 @@ from .value import Value, error_value
 
 ActorFields = tuple[int, str, tuple[Method, ...]]
 """Id, class name and methods: the fields of an ``ActorInfo``."""
+
+
+class Listed(NamedTuple):
+    """One actor, for whoever looks on; ``state`` is a word of Ray's state API."""
+
+    id: int
+    class_name: str
+    label: str
+    state: str
+    worker: int | None
+    pid: int | None
+    restarts_left: int
+    """-1 for no end of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -36,6 +50,16 @@ class _Actor:
     @property
     def name(self) -> str:
         return self.creation.spec.name
+
+    @property
+    def state(self) -> str:
+        spec = self.creation.spec
+        if self.death is not None:
+            return "DEAD"
+        if self.worker is not None and spec.id not in self.worker.calls:
+            return "ALIVE"
+        is_first = self.creation.retries_left == spec.retries
+        return "PENDING_CREATION" if is_first else "RESTARTING"
 
     @property
     def is_busy(self) -> bool:
@@ -192,6 +216,21 @@ class Actors:
             creation = actor.creation
             if creation.caller == process and not creation.spec.is_detached:
                 self.bury(actor_id, "ended with the driver that made it")
+
+    def listed(self) -> list[Listed]:
+        """Return all actors as they are shown."""
+        return [
+            Listed(
+                actor_id,
+                actor.name,
+                actor.creation.spec.label,
+                actor.state,
+                None if actor.worker is None else actor.worker.id,
+                None if actor.worker is None else actor.worker.pid,
+                actor.creation.retries_left,
+            )
+            for actor_id, actor in self._actors.items()
+        ]
 
     def ids(self) -> list[int]:
         """Return the ids of all actors."""

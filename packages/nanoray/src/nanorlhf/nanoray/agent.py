@@ -18,6 +18,7 @@ from .connection import Connection
 from .daemons import Daemon
 from .door import Address, call
 from .errors import AuthenticationError, NanoRayError
+from .handshake import DIALECT
 from .hub import describe_machine
 from .local import own_pool
 from .station import Announce, MachineConfig, Station, StopSignal
@@ -89,7 +90,8 @@ class Agent:
         self._end: str | None = None
         """Why this life is over."""
         self._is_over = False
-        """Whether the cluster is over too."""
+        """Whether the cluster is over too, or does not want this machine."""
+        self._refusal = ""
         self._on_ready: Callable[[Daemon], None] = lambda daemon: None
         with self._lock:
             self._station = Station(self, self._lock, config, token, welcome={}, knock=self._knock)
@@ -99,11 +101,15 @@ class Agent:
             address = (host if is_any else bound.host, bound.port)
             self._hub.watch(stop.fileno(), lambda: None)
             self._hub.attach(_UPLINK, Channel(guest.sock, guest.session, rest=guest.rest))
-            self._hub.send(_UPLINK, ("join", *describe_machine(pool, address)))
+            self._hub.send(_UPLINK, ("join", DIALECT, tuple(describe_machine(pool, address))))
             self._hub.flush()
 
     def serve(self, on_ready: Callable[[Daemon], None]) -> bool:
-        """Do what the head says; return whether there is no head to come back to."""
+        """Do what the head says; return whether there is no head to come back to.
+
+        Raises:
+            NanoRayError: The head refuses this machine.
+        """
         self._on_ready = on_ready
         while self._end is None and not self._stop.is_set:
             events = self._hub.poll(self._config.beat_s / 2)
@@ -115,6 +121,8 @@ class Agent:
                 self._station.free(*self._to_free.popleft())
         if self._end is not None:
             log.warning("this machine ends its processes: %s", self._end)
+        if self._refusal:
+            raise NanoRayError(f"the head {self._head} refuses this machine: {self._refusal}")
         return self._is_over or self._stop.is_set
 
     def close(self) -> None:
@@ -149,7 +157,8 @@ class Agent:
         self._end = reason
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Send what a process printed to the drivers."""
+        """Keep what a process printed, and send it to the drivers."""
+        self._station.keep_lines(worker, lines)
         self._hub.send(_UPLINK, ("printed", worker, pid, stream, lines))
 
     # -- the head ------------------------------------------------------------------------------
@@ -170,12 +179,15 @@ class Agent:
             number, where, block = fields
             source = self._head if where is None else Address(*where)
             self._station.fetch(number, source, Block(*block))
+        elif verb == "lost":
+            self._station.forget(Address(*fields[0]))
         elif verb == "attached":
             self._attached(*fields)
         elif verb == "welcome":
             self._joined(fields[0])
         elif verb == "stop":
-            self._end, self._is_over = "the cluster was stopped", True
+            self._end, self._is_over = fields[0] or "the cluster was stopped", True
+            self._refusal = fields[0]
 
     def _down(self, process: int, message: Message) -> None:
         """The head says something to a process of this machine."""
@@ -196,10 +208,10 @@ class Agent:
         now = time.monotonic()
         if now - self._beaten_s < self._config.beat_s:
             return
-        late_s = now - self._beaten_s
+        was_away = now - self._beaten_s > self._config.limit_s / 2
         self._beaten_s = now
-        # After a long stop of this process itself, what the head said meanwhile is still unread.
-        if now - self._heard_s > self._config.limit_s and late_s < self._config.limit_s / 2:
+        # After a stop of this process itself, what the head said meanwhile is still unread.
+        if now - self._heard_s > self._config.limit_s and not was_away:
             self._end = f"no sign of life of the head {self._head} for {self._config.limit_s:g} s"
         else:
             self._hub.send(_UPLINK, ("beat",))

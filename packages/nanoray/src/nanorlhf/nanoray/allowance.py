@@ -56,19 +56,19 @@ class Allowance:
         closed = [("retire", arena_id) for arena_id in arena_ids]
         self._link.post(*closed, ("spare", size))
 
-    def more(self, size: int, missing: int) -> int:
-        """Return how much more may be written, for a value of ``size``.
+    def more(self, size: int, missing: Callable[[], int]) -> int:
+        """Return how much more may be written for a value of ``size``, of which this is missing.
 
-        Or return 0, when room has been made: what was missing may be there now.
+        Or return 0: room has been made, or has come back, and is there now.
 
         Raises:
             StoreFullError: There is no room.
         """
         deadline, stage, timeout_s = time.monotonic() + _PATIENCE_S, "first", _GLANCE_S
         can_spill = True
-        while True:
+        while (short := missing()) > 0:
             limit_s = None if stage == "fail" else timeout_s
-            answer = self._link.ask("room", size, missing, stage, timeout_s=limit_s)
+            answer = self._link.ask("room", size, short, stage, timeout_s=limit_s)
             if answer is not None:
                 verb, *fields = self._plain(answer)
                 if verb == "grant":
@@ -79,6 +79,7 @@ class Allowance:
                     return 0
             is_late = time.monotonic() >= deadline
             stage, timeout_s = "fail" if is_late else "spill" if can_spill else "wait", _ROUND_S
+        return 0
 
     def refuse(self, answer: Answer) -> None:
         """Give back what came with an answer that nobody waits for any more."""

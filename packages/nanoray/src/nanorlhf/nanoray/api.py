@@ -11,6 +11,7 @@ from .errors import NanoRayError
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .placement import Strategy
+from .policies import Policy
 from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
@@ -30,6 +31,8 @@ def init(
     preload: Sequence[str] = (),
     runtime_env: Mapping[str, Any] | None = None,
     log_to_driver: bool = True,
+    isolate_gpus: bool = False,
+    scheduling_policy: Policy = "default",
     ignore_reinit_error: bool = False,
 ) -> None:
     """Start an engine on this machine, which ends with this process, or join a cluster.
@@ -54,6 +57,11 @@ def init(
             "run", "py_paths": ["lib"]}``; calls may change it in parts by an option of this name.
         log_to_driver: Show what tasks and actors print, marked with their name and process id.
             Lines that several processes say alike, but for numbers, are shown once and counted.
+        isolate_gpus: Set CUDA_VISIBLE_DEVICES to "" for calls without GPUs, so that none of them
+            can take one unseen; else they see what this process sees.
+        scheduling_policy: "default" packs calls onto the fullest machine up to its half and then
+            spreads; "round_robin" takes the machines in turn; with "fifo" calls start strictly in
+            the order they came, those made inside others first, and none overtakes.
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
@@ -69,6 +77,11 @@ def init(
     if engine not in ("local", "ray"):
         raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
     if engine == "ray":
+        if isolate_gpus or scheduling_policy != "default":
+            raise ValueError(
+                f"isolate_gpus={isolate_gpus} and scheduling_policy={scheduling_policy!r} are for "
+                f"engine='local': Ray has its own ways; leave both out"
+            )
         from .ray_start import start_ray  # here, not above: Ray is an extra
 
         atexit.register(shutdown)
@@ -94,6 +107,8 @@ def init(
                 "num_gpus": num_gpus,
                 "resources": resources,
                 "preload": preload or None,
+                "isolate_gpus": isolate_gpus or None,
+                "scheduling_policy": None if scheduling_policy == "default" else scheduling_policy,
             },
             runtime_env=runtime_env,
             log_to_driver=log_to_driver,
@@ -115,6 +130,8 @@ def init(
             preload=preload,
             runtime_env=runtime_env,
             log_to_driver=log_to_driver,
+            isolate_gpus=isolate_gpus,
+            scheduling_policy=scheduling_policy,
         )
     )
 
@@ -167,6 +184,8 @@ def put(value: object) -> ObjectRef:
 
 def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) -> UserValue:
     """Return the value of a ref, or the values of a list of refs in order.
+
+    In a coroutine ``await ref`` instead: this would stop the loop until the value is there.
 
     Args:
         refs: One ref, or a list.
@@ -256,20 +275,31 @@ def get_actor(name: str) -> ActorHandle:
 
 
 def placement_group(
-    bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK"
+    bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK", name: str = ""
 ) -> PlacementGroup:
     """Reserve bundles of resources together, all or none; return the group at once.
 
     Args:
         bundles: What to reserve, ``[{"CPU": 1, "GPU": 1}, ...]``.
         strategy: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD; on one node all but the last agree.
+        name: For ``get_placement_group``; empty for none.
 
     Raises:
-        InfeasibleError: The node can never hold the bundles.
-        ValueError: A bundle is empty or the strategy unknown.
+        InfeasibleError: The machines can never hold the bundles.
+        ValueError: A bundle is empty, the strategy unknown or the name taken.
     """
-    group_id = current().create_group(bundles, strategy)
-    return PlacementGroup(group_id, tuple(dict(bundle) for bundle in bundles), strategy)
+    group_id = current().create_group(bundles, strategy, name)
+    return PlacementGroup(group_id, tuple(dict(bundle) for bundle in bundles), strategy, name)
+
+
+def get_placement_group(name: str) -> PlacementGroup:
+    """Return the placement group that was made with that ``name``.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    info = current().get_group(name)
+    return PlacementGroup(info.id, info.bundles, info.strategy, name)
 
 
 def remove_placement_group(group: PlacementGroup) -> None:

@@ -20,6 +20,7 @@ from .daemons import Daemon, find_daemon, peer_uid
 from .door import parse_address
 from .environment import environment
 from .errors import AuthenticationError, EngineError, NanoRayError
+from .handshake import DIALECT, wrong_dialect
 from .logs import Printer
 from .refs import HoldLog
 from .store import Reader
@@ -67,7 +68,7 @@ def attach(
         holds=holds,
         reader=reader,
         totals=setup["totals"],
-        context=driver_context(),
+        context=driver_context(setup["node"]),
         environment=inherited,
     )
     link.start(rest, take_back=client.writer.take, refuse=client.allowance.refuse)
@@ -96,11 +97,18 @@ def _receive_setup(connection: Connection) -> tuple[dict[str, Any], list[Message
             messages = connection.receive(deadline - time.monotonic())
             if messages:
                 assert messages[0][0] == "setup", f"setup comes first, not {messages[0][0]!r}"
+                _check_dialect(connection, tuple(messages[0][1]["dialect"]))
                 return messages[0][1], messages[1:]
     except EOFError:
         pass
     connection.close()
     raise NanoRayError("the daemon of this machine is leaving its cluster; try again")
+
+
+def _check_dialect(connection: Connection, dialect: tuple[int, ...]) -> None:
+    if dialect != DIALECT:
+        connection.close()
+        raise NanoRayError(f"the daemon of this machine is another: {wrong_dialect(dialect)}")
 
 
 class _Question:

@@ -58,6 +58,15 @@ class ActorInfo:
     """Its public methods, by name, with the options that the class gives them."""
 
 
+@dataclass(frozen=True, slots=True)
+class GroupInfo:
+    """What a handle of a placement group needs to know."""
+
+    id: int
+    bundles: tuple[dict[str, float], ...]
+    strategy: str
+
+
 class Backend(Protocol):
     """An engine, as seen from one process of it. Ids are integers unique in the engine."""
 
@@ -139,8 +148,15 @@ class Backend(Protocol):
         """Return the actor of that name, held once more."""
         ...
 
-    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
-        """Ask for a placement group; its id is the id of an object that is ready with it."""
+    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str, name: str) -> int:
+        """Ask for a placement group; its id is the id of an object that is ready with it.
+
+        ``name`` is empty for none.
+        """
+        ...
+
+    def get_group(self, name: str) -> GroupInfo:
+        """Return the placement group of that name; ValueError when there is none."""
         ...
 
     def remove_group(self, group_id: int) -> None:
@@ -153,6 +169,14 @@ class Backend(Protocol):
 
     def resources(self, *, available: bool) -> dict[str, float]:
         """Return what exists, or what is free now."""
+        ...
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return the rows of "tasks", "actors", "objects" or "workers"; see ``state.py``."""
+        ...
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
         ...
 
     def context(self) -> Context:

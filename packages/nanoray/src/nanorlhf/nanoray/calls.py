@@ -73,6 +73,8 @@ class Worker:
     """The call whose resources it uses now; 0 for none."""
     name: str
     """The actor's class, or the first task it ran."""
+    pid: int = 0
+    """0 until it has told."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
     codes: set[int] = field(default_factory=set)

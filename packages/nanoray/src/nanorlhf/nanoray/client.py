@@ -13,19 +13,22 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .allowance import Allowance
-from .backend import ActorInfo, Context
+from .backend import ActorInfo, Context, GroupInfo
 from .codes import FIRST_CODE
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
+from .history import Ran, chrome_trace
 from .messages import Kind, RawValue, Slot, Spec
 from .options import CallOptions, Options, num_refs
 from .placement import Strategy, check_strategy, why_infeasible
 from .refs import HoldLog, ObjectRef, UserValue
 from .remote import has_coroutines, public_methods
-from .resources import Demand, bundle_demand, shortage
+from .resources import Demand, bundle_demand, readable, shortage
+from .scheduler import Request
 from .session import call_id
 from .store import Reader, Writer
+from .strategies import NodeAffinitySchedulingStrategy
 from .value import Pickled, Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
@@ -248,7 +251,7 @@ class Client:
             raise ValueError(f"get_actor({name!r}): no live actor has this name")
         return _actor_info(fields)
 
-    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
+    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str, name: str) -> int:
         """Ask for a placement group."""
         check_strategy(strategy)
         needs = [bundle_demand(bundle) for bundle in bundles]
@@ -261,8 +264,18 @@ class Client:
         if reason is not None:
             raise InfeasibleError(f"placement group: {reason}; ask for less or raise init()")
         group = self.next_id()
-        self._link.post(("group", group, needs, strategy))
+        refusal = self._ask_plain("group", group, needs, strategy, name)
+        if refusal is not None:
+            raise ValueError(refusal)
         return group
+
+    def get_group(self, name: str) -> GroupInfo:
+        """Return the placement group of that name."""
+        fields = self._ask_plain("group_named", name)
+        if fields is None:
+            raise ValueError(f"get_placement_group({name!r}): no placement group has this name")
+        group, needs, strategy = fields
+        return GroupInfo(group, tuple(readable(bundle) for bundle in needs), strategy)
 
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""
@@ -277,6 +290,15 @@ class Client:
         """Return what exists, or what is free now."""
         amounts: dict[str, float] = self._ask_plain("resources", available)
         return amounts
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return rows of the engine's tables."""
+        rows: list[dict[str, Any]] = self._ask_plain("state", kind)
+        return rows
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return the last calls that have ended, as Chrome trace events."""
+        return chrome_trace(Ran(*ran) for ran in self._ask_plain("timeline"))
 
     def context(self) -> Context:
         """Return where the calling code runs."""
@@ -350,8 +372,11 @@ class Client:
     def _place(self, options: Options, name: str, *, default_cpus: float) -> dict[str, Any]:
         """Return where a call may run, after making sure that it can run at all."""
         needs = options.needs(default_cpus=default_cpus)
-        group = options.placement_group
-        if group is None:
+        group, affinity = options.placement_group, options.affinity
+        if affinity is not None:
+            where = f"node {affinity.node_id}"
+            reason = self._why_not_there(needs, affinity)
+        elif group is None:
             where = "this node" if len(self._totals) == 1 else "any node"
             reason = self._why_never(lambda totals: _shortage(needs, totals))
         else:
@@ -365,6 +390,10 @@ class Client:
             "needs": needs,
             "group": 0 if group is None else group.id,
             "bundle": options.placement_group_bundle_index,
+            "sees_gpus": options.sees_gpus,
+            "is_spread": options.scheduling_strategy == "SPREAD",
+            "node": "" if affinity is None else affinity.node_id,
+            "is_soft": affinity is not None and affinity.soft,
             "env": self._environment_of(options),
         }
 
@@ -374,6 +403,12 @@ class Client:
             return None
         self._totals = self._ask_plain("totals")
         return reason(self._totals)
+
+    def _why_not_there(self, needs: Demand, affinity: NodeAffinitySchedulingStrategy) -> str | None:
+        """Return why a machine, or any when the wish is soft, can never hold a call."""
+        request = Request(0, needs, node=affinity.node_id, is_soft=affinity.soft)
+        reason: str | None = self._ask_plain("feasible", *request)
+        return reason
 
     def _environment_of(self, options: Options) -> tuple[Any, ...]:
         """Return what a call finds around it, as messages carry it."""
@@ -422,9 +457,9 @@ class Client:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
 
 
-def driver_context() -> Context:
-    """Return the context of the driver."""
-    return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=())
+def driver_context(node_id: str) -> Context:
+    """Return the context of a driver on a machine."""
+    return Context(is_driver=True, actor_id=None, name="driver", gpu_ids=(), node_id=node_id)
 
 
 def _stream(options: Options | CallOptions) -> int | None:

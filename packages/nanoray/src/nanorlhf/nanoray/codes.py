@@ -38,13 +38,14 @@ class Codes:
 
     def add(self, process: int, code_id: int, blob: bytes, *, held: Sequence[int]) -> None:
         """Take a function or class that is alive in a process; its hold is counted."""
-        if code_id in self._codes:
+        if self._counts.get(code_id) is None:
+            self._counts.create(code_id, process)
+        else:
             self._counts.hold(process, code_id, 1)
-            return
-        self._counts.create(code_id, process)
-        self._codes[code_id] = _Code(blob, tuple(held))
-        for object_id in held:
-            self._objects.pin(object_id)
+        if code_id not in self._codes:  # it may be here, freed and not yet taken
+            self._codes[code_id] = _Code(blob, tuple(held))
+            for object_id in held:
+                self._objects.pin(object_id)
 
     def hold(self, process: int, code_id: int, delta: int) -> None:
         """Change in how many functions of a process the code is alive."""
@@ -64,7 +65,8 @@ class Codes:
 
     def take_freed(self) -> list[int]:
         """Forget the code that nobody can call any more; return its ids."""
-        freed = [dead.id for dead in self._counts.take_freed()]
+        dead_ids = {dead.id for dead in self._counts.take_freed()}
+        freed = [code_id for code_id in dead_ids if self._counts.get(code_id) is None]
         for code_id in freed:
             for object_id in self._codes.pop(code_id).held:
                 self._objects.unpin(object_id)

@@ -30,6 +30,7 @@ from .hub import Hub, describe_machine
 from .logs import Printer
 from .messages import DRIVER
 from .node import Node
+from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
 from .store import Reader
@@ -76,6 +77,8 @@ class Engine:
         store_bytes: Shared memory that values may take; None for a part of what there is.
         spill_directory: Where values go that are not used and have no room; None to choose.
         log_to_driver: Whether to show what workers print.
+        isolate_gpus: Whether calls without GPUs see none.
+        policy: Which machine calls go to, and in which order they start.
     """
 
     def __init__(
@@ -88,6 +91,8 @@ class Engine:
         store_bytes: int | None,
         spill_directory: str | None,
         log_to_driver: bool,
+        isolate_gpus: bool,
+        policy: Policy,
     ) -> None:
         self._lock = Guard()
         self._holds, self._reader = holds, reader
@@ -108,7 +113,14 @@ class Engine:
         self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
         about = describe_machine(pool, store_bytes=store_bytes, directory=spill_directory)
-        self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
+        self.node = Node(
+            pool,
+            self,
+            max_idle=max(1, cpus),
+            about=about,
+            isolate_gpus=isolate_gpus,
+            policy=policy,
+        )
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()

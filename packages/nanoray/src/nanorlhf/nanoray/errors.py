@@ -147,7 +147,9 @@ def _dual_class(cause: type[Exception]) -> type[TaskError]:
 
 def _instance(kind: type[TaskError], cause: BaseException | None) -> TaskError:
     """Return an instance that carries the cause's args and attributes."""
-    error = kind.__new__(kind)
+    # MemoryError refuses to be a mere base of what it makes: its constructor is not asked.
+    is_memory = isinstance(cause, MemoryError)
+    error = BaseException.__new__(kind) if is_memory else kind.__new__(kind)
     if kind is TaskError or cause is None:
         return error
     error.__dict__.update(vars(cause))

@@ -46,6 +46,10 @@ class Fetcher:
         """Copy a block of another machine."""
         self._orders.put(_Order(number, source, block))
 
+    def forget(self, source: Address) -> None:
+        """Fail what is being copied from a machine that is gone."""
+        self._puller.forget(source)
+
     def close(self) -> None:
         """Let the threads end, without waiting for pulls under way; nothing more is reported."""
         self._report = lambda number, block, reason: None

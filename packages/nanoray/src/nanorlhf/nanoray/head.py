@@ -24,6 +24,7 @@ from .channel import Channel
 from .connection import Connection
 from .daemons import Daemon
 from .door import Address, Guest
+from .handshake import DIALECT, wrong_dialect
 from .hub import describe_machine
 from .local import own_pool
 from .machines import About
@@ -37,6 +38,9 @@ from .waits import Answer
 from .wire import Message
 
 log = logging.getLogger(__name__)
+
+_FAREWELL_S = 2.0
+"""How long agents have to hear that the cluster ends."""
 
 
 def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> None:
@@ -80,6 +84,7 @@ class Head:
         """Machine -> the process number of its agent."""
         self._tails: dict[int, list[str]] = {}
         self._drivers: set[int] = set()
+        self._is_over = False
         self._to_free: deque[tuple[int, int]] = deque()
         self._beaten_s = time.monotonic()
         pool = own_pool(config.num_cpus, config.num_gpus, config.resources)
@@ -119,11 +124,17 @@ class Head:
     def close(self) -> None:
         """End the cluster: agents end, and drivers are hung up on."""
         with self._lock:
-            for process in self._agents:
-                self._hub.send(process, ("stop",))
-            self._hub.flush()
+            self._is_over = True
             self.node.break_down("the cluster was stopped while this was waiting")
+            for process in self._agents:
+                self._hub.send(process, ("stop", ""))
             self._hub.flush()
+        # Hung up on with something of theirs unread, agents might lose the message to stop.
+        deadline = time.monotonic() + _FAREWELL_S
+        while self._agents and time.monotonic() < deadline:
+            events = self._hub.poll(deadline - time.monotonic())
+            with self._lock:
+                self._hub.serve(events)
         self._station.close()
 
     # -- Rim -----------------------------------------------------------------------------------
@@ -193,6 +204,8 @@ class Head:
     def heard(self, process: int, message: Message) -> None:
         """A process of this machine, or an agent, said something."""
         agent = self._agents.get(process)
+        if self._is_over:
+            return
         if agent is None:
             self.node.handle(process, message)
         else:
@@ -201,11 +214,14 @@ class Head:
 
     def exited(self, worker: int, status: int) -> None:
         """A worker of this machine is gone."""
-        self.node.worker_exited(worker, status)
+        if not self._is_over:
+            self.node.worker_exited(worker, status)
 
     def left(self, process: int) -> None:
         """An agent or a driver has hung up."""
-        if process in self._agents:
+        if self._is_over:
+            self._agents.pop(process, None)
+        elif process in self._agents:
             self._lose(process, "its connection ended")
         else:
             self._drivers.discard(process)
@@ -217,7 +233,9 @@ class Head:
         self.node.break_down(reason)
 
     def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
-        """Show every driver what a worker printed."""
+        """Keep what a worker of this machine printed; show it, and what others did, to drivers."""
+        if not self.node.machines.of(worker):
+            self._station.keep_lines(worker, lines)
         source = f"({self.node.supervisor.label(worker)} pid={pid})"
         for driver in self._drivers:
             self.send(driver, ("printed", source, stream, lines))
@@ -237,10 +255,7 @@ class Head:
     def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
         verb, *fields = message
         if verb == "join" and agent.machine is None:
-            agent.machine = self.node.machine_joined(process, About(*fields))
-            self._machines[agent.machine] = process
-            log.info("%s joined", self.node.machines[agent.machine])
-            self._hub.send(process, ("welcome", process))
+            self._join(process, agent, tuple(fields[0]), fields[1])
         elif verb == "up":
             self._up(agent, *fields)
         elif verb == "exited":
@@ -256,6 +271,17 @@ class Head:
             self._note_fetched(*fields)
         elif verb == "printed":
             self.printed(*fields)
+
+    def _join(
+        self, process: int, agent: _Agent, dialect: tuple[int, ...], about: tuple[Any, ...]
+    ) -> None:
+        if dialect != DIALECT:
+            self._hub.send(process, ("stop", wrong_dialect(dialect)))
+            return
+        agent.machine = self.node.machine_joined(process, About(*about))
+        self._machines[agent.machine] = process
+        log.info("%s joined", self.node.machines[agent.machine])
+        self._hub.send(process, ("welcome", process))
 
     def _up(self, agent: _Agent, process: int, message: Message) -> None:
         """A process of another machine said something."""
@@ -275,16 +301,23 @@ class Head:
         if agent.machine is not None:
             log.warning("%s is lost: %s", self.node.machines[agent.machine], reason)
             del self._machines[agent.machine]
+            address = self.node.machines[agent.machine].about.address
             self.node.machine_lost(agent.machine, reason)
+            if address is not None:
+                self._station.forget(Address(*address))
+                for other in self._machines:
+                    self._tell(other, ("lost", tuple(address)))
 
     def _beat(self) -> None:
         """Give a sign of life, and look for those of others."""
         now = time.monotonic()
         if now - self._beaten_s < self._config.beat_s:
             return
+        was_away = now - self._beaten_s > self._config.limit_s / 2
         self._beaten_s = now
         for process, agent in list(self._agents.items()):
-            if now - agent.heard_s > self._config.limit_s:
+            # After a stop of this process itself, what others said meanwhile is still unread.
+            if now - agent.heard_s > self._config.limit_s and not was_away:
                 self._lose(process, f"no sign of life for {self._config.limit_s:g} s")
             else:
                 self._hub.send(process, ("beat",))
@@ -309,6 +342,7 @@ class Head:
 
     def _driver_setup(self, driver: int, machine: int) -> dict[str, Any]:
         return {
+            "dialect": DIALECT,
             "process": driver,
             "node": self.node.machines[machine].about.node_id,
             "totals": self.node.scheduler.totals(),

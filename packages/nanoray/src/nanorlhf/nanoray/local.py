@@ -8,6 +8,7 @@ from .client import Client, driver_context
 from .engine import Engine
 from .environment import environment
 from .messages import DRIVER
+from .policies import Policy, check_policy
 from .refs import HoldLog
 from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
 from .store import Reader
@@ -25,13 +26,16 @@ def start_local(
     preload: Sequence[str],
     runtime_env: Mapping[str, Any] | None,
     log_to_driver: bool,
+    isolate_gpus: bool,
+    scheduling_policy: Policy,
 ) -> Client:
     """Return the driver's client of a new local engine.
 
     Raises:
         ValueError: More GPUs are asked for than this process may use, there is no such directory,
-            or ``runtime_env`` is wrong.
+            or ``runtime_env`` or the policy is wrong.
     """
+    check_policy(scheduling_policy)
     inherited = environment(runtime_env)
     inherited.check_folders()
     pool = own_pool(num_cpus, num_gpus, resources)
@@ -45,6 +49,8 @@ def start_local(
         store_bytes=object_store_memory,
         spill_directory=object_spilling_directory,
         log_to_driver=log_to_driver,
+        isolate_gpus=isolate_gpus,
+        policy=scheduling_policy,
     )
     client = Client(
         engine,
@@ -52,7 +58,7 @@ def start_local(
         holds=holds,
         reader=reader,
         totals=[dict(pool.totals)],
-        context=driver_context(),
+        context=driver_context(engine.node.machines[0].about.node_id),
         environment=inherited,
     )
     engine.on_take_back(client.writer.take)

@@ -15,6 +15,7 @@ import re
 import sys
 from collections import deque
 from dataclasses import dataclass
+from pathlib import Path
 
 TAIL_LINES = 20
 """Lines kept of each process, for the error that tells of its death."""
@@ -135,3 +136,23 @@ class Printer:
             # Looked up each time: a notebook or a test may have put its own in place.
             with contextlib.suppress(OSError, ValueError):  # closed: there is nobody to tell
                 print(line, file=getattr(sys, stream), flush=True)
+
+
+class LogFiles:
+    """Keeps what each process of a machine prints in a file of its own, ``worker-<n>.log``.
+
+    Args:
+        folder: Where the files go.
+        max_bytes: A file that has grown to this size begins anew.
+    """
+
+    def __init__(self, folder: Path, *, max_bytes: int = 64 << 20) -> None:
+        self._folder, self._max_bytes = folder, max_bytes
+
+    def write(self, worker: int, lines: list[str]) -> None:
+        """Append lines of a process."""
+        path = self._folder / f"worker-{worker}.log"
+        with open(path, "a", encoding="utf-8", errors="replace") as file:
+            if file.tell() > self._max_bytes:
+                file.truncate(0)
+            file.write("\n".join(lines) + "\n")

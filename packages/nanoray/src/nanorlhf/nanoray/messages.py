@@ -10,9 +10,9 @@ To the engine::
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
     create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
-    done    call_id, [(value, held)], error
+    done    call_id, [(value, held)], error, span
     retry   call_id, error                  it raised what its ``retry_on`` names
-    failed  call_id, text                   a constructor raised
+    failed  call_id, text, span             a constructor raised
     item    stream_id, i, id, value, held   what a generator made
     next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
@@ -22,8 +22,13 @@ To the engine::
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
-    group   group_id, bundles, strategy
+    group   req, group_id, bundles, strategy, name -> ("plain", why not | None)
+    group_named req, name       -> ("plain", (id, bundles, strategy) | None)
+    feasible req, *Request      -> ("plain", why not | None)
     ungroup group_id
+    born    pid                             a worker has begun
+    state   req, kind           -> ("plain", rows)
+    timeline req                -> ("plain", [fields of Ran])
     arena   arena_id, size  (+ fd)          a new arena of the sender
     retire  arena_id
     room    req, size, missing, stage -> ("plain", ("grant", size) | ("spill", dir, [(id, block)]))
@@ -97,6 +102,13 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
+    sees_gpus: bool = False
+    """Whether it is shown its bundle's GPUs though it needs none."""
+    is_spread: bool = False
+    node: str = ""
+    """The id of the machine it wants; empty is any."""
+    is_soft: bool = False
+    """Whether another machine will do when ``node`` can never hold it."""
     env: tuple[Any, ...] = ()
     """An ``Environment`` as a plain tuple."""
     retries: int | None = 0

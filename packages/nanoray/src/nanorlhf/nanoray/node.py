@@ -8,16 +8,19 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .arenas import Arenas
+from .census import Census
 from .codes import FIRST_CODE
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
+from .history import Outcome, Ran, Span, Timeline
 from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
+from .policies import Policy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .room import Place, Room, Stage
-from .scheduler import Scheduler
+from .scheduler import Request, Scheduler
 from .streams import Streams
 from .supervisor import Supervisor
 from .transfers import Transfers
@@ -72,9 +75,20 @@ class Node:
         rim: Does what is decided here.
         max_idle: Processes kept for tasks to come.
         about: What machine 0 says of itself.
+        isolate_gpus: Whether calls without GPUs see none.
+        policy: Which machine calls go to, and in which order they start.
     """
 
-    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int, about: About) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        rim: Rim,
+        *,
+        max_idle: int,
+        about: About,
+        isolate_gpus: bool = False,
+        policy: Policy = "default",
+    ) -> None:
         self._rim = rim
         self.machines = Machines(about, pool.totals)
         self.objects = Objects()
@@ -86,10 +100,11 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.scheduler = Scheduler(pool, node_id=about.node_id)
+        self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
+        self._isolate_gpus = isolate_gpus
         self._drivers: set[int] = set()
         self._waits = Waits(
             self.objects,
@@ -106,8 +121,18 @@ class Node:
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self._timeline = Timeline()
+        self._census = Census(
+            calls=self.supervisor.calls,
+            actors=self.supervisor.actors,
+            objects=self.objects,
+            machines=self.machines,
+            timeline=self._timeline,
+            workers=self.supervisor.workers,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
+            "born": self._on_born,
             "call": self._on_call,
             "cancel": self._on_cancel,
             "code": self._on_code,
@@ -115,7 +140,9 @@ class Node:
             "done": self._on_done,
             "failed": self._on_failed,
             "get": self._on_get,
+            "feasible": self._on_feasible,
             "group": self._on_group,
+            "group_named": self._on_group_named,
             "holds": self._on_holds,
             "item": self._on_item,
             "kill": self._on_kill,
@@ -130,6 +157,8 @@ class Node:
             "spare": self._on_spare,
             "spilled": self._on_spilled,
             "revoke": self._on_revoke,
+            "state": self._on_state,
+            "timeline": self._on_timeline,
             "totals": self._on_totals,
             "ungroup": self._on_ungroup,
             "unspilled": self._on_unspilled,
@@ -211,7 +240,8 @@ class Node:
     def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process on a machine."""
         self.machines.place(worker, machine)
-        setup = {**setup, "node": self.machines[machine].about.node_id}
+        node_id = self.machines[machine].about.node_id
+        setup = {**setup, "node": node_id, "isolate_gpus": self._isolate_gpus}
         self._rim.fork(worker, setup, machine=machine)
 
     def kill(self, worker: int) -> None:
@@ -322,13 +352,17 @@ class Node:
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        span: Span,
     ) -> None:
+        self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
         self.supervisor.done(process, call_id, results=results, error=error)
 
-    def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
+    def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
+        self._note(process, call_id, span, "RETRIED")
         self.supervisor.raised(process, call_id, error)
 
-    def _on_failed(self, process: int, call_id: int, text: str) -> None:
+    def _on_failed(self, process: int, call_id: int, text: str, span: Span) -> None:
+        self._note(process, call_id, span, "FAILED")
         self.supervisor.constructor_failed(process, call_id, text)
 
     def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
@@ -346,12 +380,32 @@ class Node:
         self._answer((process, req), ("plain", refusal))
 
     def _on_group(
-        self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
+        self,
+        process: int,
+        req: int,
+        group: int,
+        bundles: Sequence[Demand],
+        strategy: Strategy,
+        name: str,
     ) -> None:
+        if name and self.scheduler.find_group(name) is not None:
+            reason = (
+                f"name={name!r} belongs to a placement group; use get_placement_group({name!r})"
+            )
+            self._answer((process, req), ("plain", reason))
+            return
         self.objects.create(group, process)
         self.objects.pin(group)  # group handles are not counted: it lives until removed
         self.objects.hold(process, group, -1)
-        self.scheduler.add_group(group, bundles, strategy)
+        self.scheduler.add_group(group, bundles, strategy, name=name)
+        self._answer((process, req), ("plain", None))
+
+    def _on_group_named(self, process: int, req: int, name: str) -> None:
+        self._answer((process, req), ("plain", self.scheduler.find_group(name)))
+
+    def _on_feasible(self, process: int, req: int, *fields: Any) -> None:
+        reason = self.scheduler.why_infeasible(Request(*fields))
+        self._answer((process, req), ("plain", reason))
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
@@ -392,6 +446,21 @@ class Node:
 
     def _on_machines(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self.machines.rows()))
+
+    def _on_born(self, process: int, pid: int) -> None:
+        self.supervisor.born(process, pid)
+
+    def _on_state(self, process: int, req: int, kind: str) -> None:
+        self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_timeline(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self._timeline.last()))
+
+    def _note(self, process: int, call_id: int, span: Span, outcome: Outcome) -> None:
+        call = self.supervisor.calls.get(call_id)
+        if call is not None:
+            spec, machine = call.spec, self.machines.of(process)
+            self._timeline.add(Ran(call_id, spec.name, spec.kind, process, machine, *span, outcome))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)

@@ -6,7 +6,13 @@ from typing import Any, Literal
 
 from .environment import Environment, environment
 from .group import PlacementGroup
-from .resources import Demand, demand
+from .resources import GPU, Demand, demand
+from .strategies import (
+    NodeAffinitySchedulingStrategy,
+    PlacementGroupSchedulingStrategy,
+    SchedulingStrategy,
+    check_scheduling_strategy,
+)
 
 _RAY_BOUND = "_generator_backpressure_num_objects"
 """Ray's name of ``max_buffered_items``, where -1 is no bound."""
@@ -18,8 +24,10 @@ class Options:
 
     num_cpus: float | None = None
     """CPUs held while running; None is 1 for a task and 0 for an actor."""
-    num_gpus: float = 0
-    """GPUs; a fraction shares one device. The ids come as CUDA_VISIBLE_DEVICES."""
+    num_gpus: float | None = None
+    """GPUs; a fraction shares one device. The ids come as CUDA_VISIBLE_DEVICES. None is 0, but in a
+    bundle named by its index the call is shown all GPUs of the bundle, and holds none of them: Ray
+    would show it none, or all of the machine's (its issue 50180)."""
     resources: Mapping[str, float] | None = None
     """Custom resources, as named in ``init(resources=...)``."""
     num_returns: int | Literal["streaming"] | None = None
@@ -51,6 +59,9 @@ class Options:
     """Where to run instead of on the node's free resources."""
     placement_group_bundle_index: int = -1
     """Which bundle of the group; -1 is any."""
+    scheduling_strategy: SchedulingStrategy = "DEFAULT"
+    """Which machine: "DEFAULT" packs up to half a machine and then spreads, "SPREAD" takes the one
+    that runs the fewest calls; or a strategy object."""
     runtime_env: Mapping[str, Any] | None = None
     """Variables, working directory and import paths of the process; see :mod:`.environment`."""
 
@@ -64,6 +75,7 @@ class Options:
         if self.max_concurrency is not None and self.max_concurrency < 1:
             raise ValueError(f"max_concurrency={self.max_concurrency} counts calls; use 1 or more")
         environment(self.runtime_env)
+        self._check_strategy()
         self._check_bundle_index()
         self.needs(default_cpus=0)
 
@@ -74,7 +86,21 @@ class Options:
     def needs(self, *, default_cpus: float) -> Demand:
         """Return the resources asked for, in canonical form."""
         cpus = default_cpus if self.num_cpus is None else self.num_cpus
-        return demand(num_cpus=cpus, num_gpus=self.num_gpus, resources=self.resources)
+        return demand(num_cpus=cpus, num_gpus=self.num_gpus or 0, resources=self.resources)
+
+    @property
+    def affinity(self) -> NodeAffinitySchedulingStrategy | None:
+        """The machine asked for."""
+        strategy = self.scheduling_strategy
+        return strategy if isinstance(strategy, NodeAffinitySchedulingStrategy) else None
+
+    @property
+    def sees_gpus(self) -> bool:
+        """Whether the call is shown its bundle's GPUs without holding any."""
+        group, index = self.placement_group, self.placement_group_bundle_index
+        if group is None or index < 0 or self.num_gpus is not None:
+            return False
+        return group.bundles[index].get(GPU, 0) > 0
 
     def merged(self, changes: Mapping[str, Any]) -> "Options":
         """Return these options with some changed.
@@ -82,7 +108,25 @@ class Options:
         Raises:
             ValueError: A keyword is unknown or a value is out of range.
         """
-        return replace(self, **known_changes(Options, changes))
+        known = known_changes(Options, changes)
+        if "scheduling_strategy" in known:  # it says all of where: what was said before is void
+            known = {"placement_group": None, "placement_group_bundle_index": -1, **known}
+        return replace(self, **known)
+
+    def _check_strategy(self) -> None:
+        """Check the strategy; a group in it is as one in ``placement_group``."""
+        strategy = self.scheduling_strategy
+        check_scheduling_strategy(strategy)
+        if strategy != "DEFAULT" and self.placement_group is not None:
+            raise ValueError(
+                f"scheduling_strategy={strategy!r} and placement_group both say where to run; "
+                f"pass one of them"
+            )
+        if isinstance(strategy, PlacementGroupSchedulingStrategy):
+            index = strategy.placement_group_bundle_index
+            object.__setattr__(self, "placement_group", strategy.placement_group)
+            object.__setattr__(self, "placement_group_bundle_index", index)
+            object.__setattr__(self, "scheduling_strategy", "DEFAULT")
 
     def _check_lifetime(self) -> None:
         if self.lifetime not in (None, "detached"):

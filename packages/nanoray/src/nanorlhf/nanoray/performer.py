@@ -6,6 +6,7 @@ How calls follow each other is decided elsewhere: one by one (``worker.py``), in
 
 import inspect
 import os
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,7 @@ from typing import Any
 
 from .client import Client
 from .errors import TaskCancelledError, task_error, traceback_text
+from .history import Span
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
 from .messages import RawValue, Run, Slot
@@ -41,6 +43,7 @@ class Performer:
     def perform(self, run: Run) -> None:
         """Run one call and send what became of it."""
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -49,15 +52,16 @@ class Performer:
                 value = None  # what the stream itself is, when it has ended
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:
         """Run one call of an actor with an event loop; a plain method runs in the loop, too."""
         call_id.set(run.id)
+        began_s = time.time()
         try:
             self._check_wanted(run)
             value = self._call(run)
@@ -68,9 +72,9 @@ class Performer:
                 value = None
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self.report(run, error)
+            self.report(run, error, began_s=began_s)
         else:
-            self._link.post(("done", run.id, results, None))
+            self._link.post(("done", run.id, results, None, _span(began_s)))
         self._interrupts.cancelled.discard(run.id)
 
     def flush(self) -> None:
@@ -78,11 +82,12 @@ class Performer:
         if self._client.holds:
             self._link.post()
 
-    def report(self, run: Run, error: BaseException) -> None:
-        """Send the error with the traceback of user code."""
+    def report(self, run: Run, error: BaseException, *, began_s: float | None = None) -> None:
+        """Send the error with the traceback of user code; without ``began_s`` it never began."""
         if run.id in self._interrupts.cancelled and run.kind != "new":
             cancelled = TaskCancelledError(f"{run.name} was cancelled")
-            self._link.post(("done", run.id, [], tuple(error_value(cancelled))))
+            value = tuple(error_value(cancelled))
+            self._link.post(("done", run.id, [], value, _span(began_s)))
             return
         is_retried = False
         try:
@@ -92,11 +97,15 @@ class Performer:
         frames = _user_frames(error)
         text = traceback_text(error, frames)
         if run.kind == "new":
-            self._link.post(("failed", run.id, text))
+            self._link.post(("failed", run.id, text, _span(began_s)))
             return
         where = f"{run.name} in process {os.getpid()}"
         value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        self._link.post(("retry", run.id, value) if is_retried else ("done", run.id, [], value))
+        span = _span(began_s)
+        if is_retried:
+            self._link.post(("retry", run.id, value, span))
+        else:
+            self._link.post(("done", run.id, [], value, span))
 
     def _is_retried(self, run: Run, error: BaseException) -> bool:
         """Return whether the call asked to be run again after such an error."""
@@ -153,6 +162,11 @@ class Performer:
             blob = self._link.codes.pop(code_id)
             loaded[code_id] = self._reader.load(0, Value(blob, (), (), None))
         return loaded[code_id]
+
+
+def _span(began_s: float | None) -> Span:
+    now_s = time.time()
+    return (now_s, 0.0) if began_s is None else (began_s, now_s - began_s)
 
 
 def _construct(cls: UserValue, args: Sequence[Any], kwargs: Mapping[str, Any]) -> UserValue:

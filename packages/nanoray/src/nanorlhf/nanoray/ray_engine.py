@@ -9,11 +9,11 @@ from concurrent.futures import Future
 from functools import lru_cache
 from typing import Any
 
-from .backend import ActorInfo, Context
-from .errors import GetTimeoutError, PlacementGroupRemovedError
+from .backend import ActorInfo, Context, GroupInfo
+from .errors import GetTimeoutError, NanoRayError, PlacementGroupRemovedError
 from .options import CallOptions, Options
 from .ray_code import native_code, native_methods
-from .ray_errors import sending, translated
+from .ray_errors import from_ray, sending, translated
 from .ray_futures import future_of
 from .ray_holds import Native, RayHolds, is_group, number_of
 from .ray_request import (
@@ -157,14 +157,29 @@ class RayEngine:
         number = self.holds.keep(handle._actor_id, handle)
         return ActorInfo(number, class_name.rpartition(".")[2], native_methods(handle))
 
-    def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str) -> int:
+    def create_group(
+        self, bundles: Sequence[Mapping[str, float]], strategy: str, name: str = ""
+    ) -> int:
         """Ask for a placement group."""
         self._feasible.check_group(bundles, strategy)
-        with translated():
-            group = self._ray.util.placement_group(
-                [dict(bundle) for bundle in bundles], strategy=strategy
-            )
+        amounts = [dict(bundle) for bundle in bundles]
+        try:
+            group = self._ray.util.placement_group(amounts, strategy=strategy, name=name)
+        except self._ray.exceptions.RaySystemError as error:
+            if "already exists" not in str(error):
+                raise from_ray(error) from None
+            raise ValueError(
+                f"name={name!r} belongs to a placement group; use get_placement_group({name!r})"
+            ) from None
         return number_of(group.id)
+
+    def get_group(self, name: str) -> GroupInfo:
+        """Return the placement group of that name."""
+        with translated():
+            group = self._ray.util.get_placement_group(name)
+            row = self._ray.util.placement_group_table(group)
+        bundles = tuple(dict(row["bundles"][index]) for index in sorted(row["bundles"]))
+        return GroupInfo(number_of(group.id), bundles, row["strategy"])
 
     def remove_group(self, group_id: int) -> None:
         """Give a group's resources back."""
@@ -190,6 +205,26 @@ class RayEngine:
             totals = self._ray.cluster_resources()
             amounts = self._ray.available_resources() if available else totals
         return {name: amounts.get(name, 0.0) for name in totals if _is_users(name)}
+
+    def state(self, kind: str) -> list[dict[str, Any]]:
+        """Return the rows of "actors"; the rest Ray knows in its dashboard alone.
+
+        Raises:
+            NanoRayError: Another kind is asked for.
+        """
+        if kind != "actors":
+            raise NanoRayError(
+                f"kind={kind!r}: Ray keeps these rows in its dashboard; use `ray list {kind}`"
+            )
+        with translated():
+            table = self._ray._private.state.actors()
+        return [actor_row(row) for row in table.values()]
+
+    def timeline(self) -> list[dict[str, Any]]:
+        """Return what Ray's processes have done, as Chrome trace events."""
+        with translated():
+            events: list[dict[str, Any]] = self._ray.timeline()
+        return events
 
     def context(self) -> Context:
         """Return where this process's code runs."""
@@ -263,6 +298,18 @@ class RayEngine:
         if not value.belongs_to(self.holds):
             raise ValueError(f"{value!r} belongs to an engine that was shut down; make it again")
         return self._native(value.id)
+
+
+def actor_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a row of Ray's table of actors with the names of ``list_actors``."""
+    return {
+        "actor_id": row["ActorID"],
+        "class_name": row["ActorClassName"],
+        "name": row["Name"],
+        "state": row["State"],
+        "pid": row["Pid"],
+        "node_id": row["Address"]["NodeID"],
+    }
 
 
 def _alive(ray: Any) -> list[dict[str, Any]]:  # noqa: ANN401

@@ -11,6 +11,7 @@ from .options import CallOptions, Options
 from .placement import check_strategy, why_infeasible
 from .ray_holds import binary_of
 from .resources import UNIT, Demand, bundle_demand, shortage
+from .strategies import NodeAffinitySchedulingStrategy
 
 Amounts = Mapping[str, float]
 
@@ -127,7 +128,7 @@ def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
     """Return the keywords that say where a call runs."""
     keywords: dict[str, Any] = {
         "num_cpus": default_cpus if options.num_cpus is None else options.num_cpus,
-        "num_gpus": options.num_gpus,
+        "num_gpus": options.num_gpus or 0,
         "resources": dict(options.resources or {}),
     }
     if options.runtime_env:
@@ -136,6 +137,10 @@ def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
         keywords["scheduling_strategy"] = _in_group(
             options.placement_group, options.placement_group_bundle_index
         )
+    elif options.affinity is not None:
+        keywords["scheduling_strategy"] = _on_node(options.affinity)
+    elif options.scheduling_strategy == "SPREAD":
+        keywords["scheduling_strategy"] = "SPREAD"
     return keywords
 
 
@@ -154,6 +159,12 @@ def _in_group(group: PlacementGroup, index: int) -> object:
     return PlacementGroupSchedulingStrategy(
         native_group(group.id, group.bundles), placement_group_bundle_index=index
     )
+
+
+def _on_node(affinity: NodeAffinitySchedulingStrategy) -> object:
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Theirs
+
+    return Theirs(node_id=affinity.node_id, soft=affinity.soft)
 
 
 def _rooms(group: PlacementGroup, options: Options) -> list[Mapping[str, int]]:

@@ -10,6 +10,15 @@ from .errors import NanoRayError
 from .ray_engine import RayEngine
 from .ray_request import native_environment
 
+_NAMESPACE = "nanoray"
+"""Of named actors, for all drivers of a cluster; Ray's own default is another for each."""
+
+_OUR_RULES = {
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # workers run this interpreter, not `uv run` in a copy
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # without num_gpus, CUDA_VISIBLE_DEVICES stays
+}
+"""Variables of a Ray that is started here; the first is read when Ray is imported."""
+
 
 def start_ray(
     address: str | None,
@@ -34,8 +43,9 @@ def start_ray(
         NanoRayError: Ray is not installed, or cannot be reached.
         ValueError: Something is asked for that was decided before.
     """
-    if address is None:  # read when Ray is imported: else it copies the folder we run in, to run
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")  # workers by uv, if we are
+    if address is None:
+        for name, value in _OUR_RULES.items():
+            os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError:

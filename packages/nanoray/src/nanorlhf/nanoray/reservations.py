@@ -30,6 +30,7 @@ class Bundle(NamedTuple):
 class _Group:
     needs: Sequence[Demand]
     strategy: Strategy
+    name: str
     placed: dict[int, Bundle] = field(default_factory=dict)
     """By the bundle's index."""
     prepared: dict[int, Bundle] = field(default_factory=dict)
@@ -51,14 +52,23 @@ class Groups:
     def __contains__(self, group: int) -> bool:
         return group in self._groups
 
-    def add(self, group: int, bundles: Iterable[Demand], strategy: Strategy) -> None:
+    def add(
+        self, group: int, bundles: Iterable[Demand], strategy: Strategy, *, name: str = ""
+    ) -> None:
         """Add a group, which then waits."""
-        self._groups[group] = _Group(tuple(bundles), strategy)
+        self._groups[group] = _Group(tuple(bundles), strategy, name)
         self._waiting[group] = None
 
     def needs(self, group: int) -> Sequence[Demand]:
         """Return what each bundle of a group needs."""
         return self._groups[group].needs
+
+    def find(self, name: str) -> tuple[int, Sequence[Demand], Strategy] | None:
+        """Return the id, bundles and strategy of the group of that name, which is not empty."""
+        for number, group in self._groups.items():
+            if group.name and group.name == name:
+                return number, group.needs, group.strategy
+        return None
 
     def place(self) -> list[int]:
         """Reserve the waiting groups that fit, all their bundles or none; return their ids."""

@@ -10,7 +10,7 @@ wait at a time.
 import heapq
 import itertools
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from .placement import Strategy
@@ -255,10 +255,16 @@ class Scheduler:
 
     # -- placement groups ----------------------------------------------------------------------
 
-    def add_group(self, group: int, bundles: Iterable[Demand], strategy: Strategy) -> None:
+    def add_group(
+        self, group: int, bundles: Iterable[Demand], strategy: Strategy, *, name: str = ""
+    ) -> None:
         """Queue a placement group; ``place_groups`` reserves it."""
-        self._groups.add(group, bundles, strategy)
+        self._groups.add(group, bundles, strategy, name=name)
         self._may_place = True
+
+    def find_group(self, name: str) -> tuple[int, Sequence[Demand], Strategy] | None:
+        """Return the id, bundles and strategy of the group of that name."""
+        return self._groups.find(name)
 
     def place_groups(self) -> list[int]:
         """Reserve the waiting groups that fit, all bundles or none; return their ids."""

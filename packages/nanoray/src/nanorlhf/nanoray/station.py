@@ -10,6 +10,7 @@ The head adds the tables, an agent a connection to the head.
 """
 
 import contextlib
+import ipaddress
 import logging
 import os
 import signal
@@ -26,6 +27,7 @@ from .door import Address, Door, Guest
 from .fetcher import Fetcher, Report
 from .handshake import Purpose
 from .hub import Hub, Owner
+from .logs import LogFiles
 from .pull import BlockServer, OpenArena, Puller
 from .store import Writer
 from .tls import TlsFiles
@@ -112,10 +114,10 @@ class Announce:
         """Tell of a new arena."""
         self.new(arena_id, size, fd)
 
-    def more(self, size: int, missing: int) -> int:
+    def more(self, size: int, missing: Callable[[], int]) -> int:
         """Return what is missing: a copy that a call waits for is made, however full the store."""
         del size
-        return missing
+        return missing()
 
     def give_back(self, arena_ids: list[int], size: int) -> None:
         """Tell of closed arenas."""
@@ -147,6 +149,15 @@ class Station:
         knock: Callable[[Connection], None],
     ) -> None:
         self._lock, self._config, self._token, self._knock = lock, config, token, knock
+        if (
+            config.tls is None
+            and not ipaddress.ip_address(socket.gethostbyname(config.host)).is_loopback
+        ):
+            log.warning(
+                "host=%s without TLS: strangers are kept out and changes are noticed, but who "
+                "listens on the network can read everything",
+                config.host,
+            )
         self._blocks = BlockServer(self._open_arena)
         welcome = {"pull": self._blocks.welcome, **welcome}
         self._door = Door(config.host, config.port, token, welcome=welcome, tls=config.tls)
@@ -155,6 +166,7 @@ class Station:
         self._listener: socket.socket | None = None
         self._writer: Writer | None = None
         self._fetcher: Fetcher | None = None
+        self._logs: LogFiles | None = None
 
     @property
     def address(self) -> Address:
@@ -177,6 +189,7 @@ class Station:
         self._registration = Registration(role, head=head, address=self.address, root=root)
         self._listener = self._registration.listen()
         self.hub.watch(self._listener.fileno(), self._accept)
+        self._logs = LogFiles(self._registration.daemon.logs)
         return self._registration.daemon
 
     def fetch(self, number: int, source: Address, block: Block) -> None:
@@ -184,10 +197,20 @@ class Station:
         assert self._fetcher is not None, "blocks are asked of a machine that has joined"
         self._fetcher.fetch(number, source, block)
 
+    def forget(self, source: Address) -> None:
+        """Another machine is gone: give up what comes from it."""
+        if self._fetcher is not None:
+            self._fetcher.forget(source)
+
     def free(self, arena_id: int, offset: int) -> None:
         """Free a copy; call without the lock, for the arena may be given back."""
         assert self._writer is not None, "only a machine that has joined has copies"
         self._writer.free(arena_id, offset)
+
+    def keep_lines(self, worker: int, lines: list[str]) -> None:
+        """Keep what a process of this machine printed, for ``nanoray logs``."""
+        if self._logs is not None:
+            self._logs.write(worker, lines)
 
     def close(self) -> None:
         """End every process and close everything; call without the lock, after the last use."""
@@ -221,3 +244,11 @@ class Station:
             return
         sock.setblocking(False)
         self._knock(Connection(sock))
+
+
+def _is_loopback(host: str) -> bool:
+    """Return whether nobody but this machine can reach an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return ipaddress.ip_address(socket.gethostbyname(host)).is_loopback

@@ -15,6 +15,7 @@ import os
 import pickle
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -54,10 +55,11 @@ class Link(Protocol):
         """Tell of a new arena before its first use; ``fd`` stays open."""
         ...
 
-    def more(self, size: int, missing: int) -> int:
-        """Return how much more may be written, ``missing`` at least, for a value of ``size``.
+    def more(self, size: int, missing: Callable[[], int]) -> int:
+        """Return how much more may be written for a value of ``size``.
 
-        Or return 0: look again.
+        ``missing()`` says what the grant is short of at the moment, for blocks may come back
+        meanwhile. May return less, even 0: look again.
 
         Raises:
             StoreFullError: There is no room, and none came in time.
@@ -177,13 +179,15 @@ class Writer:
         """Count a block against the grant, which is raised if it has to be."""
         while True:
             with self._lock:
-                missing = size - (self._granted - self._used)
-                if missing <= 0:
+                if self._missing(size) <= 0:
                     self._used += size
                     return
-            grant = self._link.more(size, missing)
+            grant = self._link.more(size, lambda: self._missing(size))
             with self._lock:
                 self._granted += grant
+
+    def _missing(self, size: int) -> int:
+        return size - (self._granted - self._used)
 
     def _close_empty(self, keep: int) -> list[int]:
         """Close empty arenas beyond the bytes to keep warm; return their ids."""

@@ -253,6 +253,16 @@ class Supervisor:
         self.actors.caller_left(process)
         self.cancels.caller_left(process)
 
+    def workers(self) -> list[Worker]:
+        """Return every worker process."""
+        return list(self._workers.values())
+
+    def born(self, process: int, pid: int) -> None:
+        """A process that was forked has begun."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.pid = pid
+
     def label(self, process: int) -> str:
         """Return what a worker is, or runs, as its lines are marked."""
         worker = self._workers.get(process)
@@ -314,7 +324,8 @@ class Supervisor:
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth)
+        place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth, *place)
         reason = self._scheduler.add(request)
         if reason is not None:
             self._abandon(call, _infeasible(spec, reason))

@@ -31,6 +31,8 @@ class ThreadedActor:
         """Run a call when a thread is free."""
         self._waiting[run.id] = run
         self._pool.submit(self._perform, run.id)
+        if self._interrupts.cancelled:  # the order may have overtaken the call
+            self._drop_cancelled()
         if self._interrupts.cancelled:  # a signal may be faster than the call it is about
             self._drop_cancelled()
 

@@ -88,6 +88,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
         actor_id=setup["actor"] or None,
         name=setup["name"],
         gpu_ids=tuple(setup["gpu_ids"]),
+        node_id=setup["node"],
     )
     client = Client(
         link,
@@ -100,6 +101,7 @@ def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     )
     link.take_back, link.refuse = client.writer.take, client.allowance.refuse
     set_current(client)
+    link.post(("born", os.getpid()))
     link.take_all(messages[1:])
     performer = Performer(link, client, reader, orders)
     max_concurrency = setup["max_concurrency"]
@@ -117,6 +119,8 @@ def _adopt_environment(setup: dict[str, Any]) -> None:
     Environment(*setup["env"]).enter()
     if setup["gpu_ids"]:
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup["gpu_ids"])
+    elif setup["isolate_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
