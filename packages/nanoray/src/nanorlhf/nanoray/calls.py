@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from .arenas import Arenas, Send
+from .codes import Codes
 from .errors import ObjectLostError
 from .messages import RawValue, Run, Spec
 from .objects import Entry, Objects
@@ -78,7 +79,7 @@ class Worker:
     """0 until it has told."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
-    codes: set[bytes] = field(default_factory=set)
+    codes: set[int] = field(default_factory=set)
     num_blocked: int = 0
     is_serial: bool = True
     """Whether it runs one call after the other, in the order they were sent."""
@@ -116,7 +117,7 @@ class Calls:
     ) -> None:
         self._objects, self._arenas, self._send = objects, arenas, send
         self._transfers, self._on_lost = transfers, on_lost
-        self._codes: dict[bytes, bytes] = {}
+        self.codes = Codes(objects)
         self._calls: dict[int, Call] = {}
 
     def __getitem__(self, call_id: int) -> Call:
@@ -142,19 +143,14 @@ class Calls:
         """Return every call that has not ended."""
         return list(self._calls.values())
 
-    def add_code(self, code_id: bytes, blob: bytes, *, held: Sequence[int]) -> None:
-        """Keep a function or class, and what it refers to, for as long as the engine lives."""
-        if code_id not in self._codes:
-            self._codes[code_id] = blob
-            for object_id in held:
-                self._objects.pin(object_id)
-
     def add(self, caller: int, spec: Spec, *, on_ready: Callable[[Call], None]) -> Call:
         """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
         for object_id in spec.returns:
             self._objects.create(object_id, caller).call = spec.id
         if spec.kind == "new":
             self._objects.create(spec.actor, caller)  # never complete: it counts the handles
+        if spec.code:
+            self.codes.pin(spec.code)
         pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
         for object_id in pins:
             self._objects.pin(object_id)
@@ -220,7 +216,7 @@ class Calls:
         spec = call.spec
         if spec.code and spec.code not in worker.codes:
             worker.codes.add(spec.code)
-            self._send(worker.id, ("code", spec.code, self._codes[spec.code]))
+            self._send(worker.id, ("code", spec.code, self.codes[spec.code]))
         deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
         args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
@@ -275,5 +271,7 @@ class Calls:
 
     def _forget(self, call: Call) -> None:
         if self._calls.pop(call.spec.id, None) is not None:
+            if call.spec.code:
+                self.codes.unpin(call.spec.code)
             for object_id in call.pins:
                 self._objects.unpin(object_id)

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from .allowance import Allowance
 from .backend import ActorInfo, Context, GroupInfo
+from .codes import FIRST_CODE
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
@@ -97,7 +98,7 @@ class Client:
         self.allowance = Allowance(link, reader, self.next_id)
         self.writer = Writer(self.allowance)
         self.futures = Futures(link, holds, refuse=self.allowance.refuse)
-        self._code_ids: weakref.WeakKeyDictionary[Any, bytes] = weakref.WeakKeyDictionary()
+        self._code_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
 
     def next_id(self) -> int:
         """Return a number that no process of this engine has used."""
@@ -325,7 +326,7 @@ class Client:
         """Return a call as the engine wants it."""
         deps, args, kwargs = self._lift_refs(args, kwargs)
         raw, args_id, held = self._pack_arguments(args, kwargs)
-        fields = {"actor": 0, "code": b"", "method": "", "returns": (), **rest}
+        fields = {"actor": 0, "code": 0, "method": "", "returns": (), **rest}
         return Spec(
             kind=kind,
             id=self.next_id(),
@@ -415,15 +416,17 @@ class Client:
         found.check_folders()
         return tuple(found)
 
-    def _code_id(self, code: object) -> bytes:
+    def _code_id(self, code: object) -> int:
         """Return the id of a function or class; the engine gets its pickle the first time."""
         known = self._code_ids.get(code)
         if known is not None:
             return known
         cut = pickled_code(code)
-        code_id = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        digest = hashlib.blake2b(cut.stream, digest_size=16).digest()
+        code_id = FIRST_CODE + int.from_bytes(digest)
         self._link.post(("code", code_id, cut.stream, cut.held))
         self._code_ids[code] = code_id
+        weakref.finalize(code, self.holds.drop, code_id).atexit = False
         return code_id
 
     def _ask_plain(self, verb: str, *fields: Any) -> UserValue:

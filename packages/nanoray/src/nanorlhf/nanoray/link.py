@@ -69,7 +69,9 @@ class WorkerLink:
         self._on_arrival: Thunk = lambda: None
         self._may_warn = False
         self.flows: dict[int, Flow] = {}
-        self.codes: dict[bytes, bytes] = {}
+        self.codes: dict[int, bytes] = {}
+        self.loaded: dict[int, Any] = {}
+        """Functions and classes made of ``codes``."""
         self.take_back: Callable[[Message], None] = lambda message: None
         """Does what a message says about this process's own memory."""
         self.refuse: Callable[[Answer], None] = lambda answer: None
@@ -223,6 +225,8 @@ class WorkerLink:
         self._state.release()
         messages: list[Message] = []
         try:
+            if self._holds:
+                self.post()  # the wait may be long: nothing that was dropped lives until its end
             messages = self._receive(timeout_s)
         except EOFError:
             leave()
@@ -256,6 +260,9 @@ class WorkerLink:
                 self.refuse(fields[1])
         elif verb == "code":
             self.codes[fields[0]] = fields[1]
+        elif verb == "uncode":
+            self.codes.pop(fields[0], None)
+            self.loaded.pop(fields[0], None)
         elif verb == "arena":
             fd = self._connection.take_fd()
             self._reader.adopt(fields[0], fields[1], fd)

@@ -40,6 +40,7 @@ To a worker::
 
     setup   dict                            always first
     code    code_id, blob
+    uncode  code_id                         nobody can call it any more
     run     *Run
     then    *Run                            as run, behind a call that is not answered yet
     reply   req, payload
@@ -85,8 +86,8 @@ class Spec(NamedTuple):
     id: int
     actor: int
     """The actor made or called; 0 for a task."""
-    code: bytes
-    """Id of the function or class; empty for a method."""
+    code: int
+    """Id of the function or class; 0 for a method."""
     method: str
     name: str
     """How errors call it."""
@@ -139,7 +140,7 @@ class Run(NamedTuple):
     kind: Kind
     id: int
     actor: int
-    code: bytes
+    code: int
     method: str
     name: str
     args: RawValue | None

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from .answers import Answers
 from .arenas import Arenas
 from .census import Census
+from .codes import FIRST_CODE
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
 from .history import Outcome, Ran, Span, Timeline
@@ -186,6 +187,7 @@ class Node:
         if self.supervisor.ahead.spread():
             self._start_granted()
         self.supervisor.trim()
+        self.supervisor.forget_codes()
         freed = self.objects.take_freed()
         while freed:
             for dead in freed:
@@ -279,6 +281,7 @@ class Node:
 
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
+        self.supervisor.calls.codes.drop_process(worker)
         self._waits.drop_process(worker)
         self._answers.drop_process(worker)
         self.streams.drop_process(worker)
@@ -289,6 +292,7 @@ class Node:
 
     def _drop_process(self, process: int) -> None:
         self.objects.drop_process(process)
+        self.supervisor.calls.codes.drop_process(process)
         self._waits.drop_process(process)
         self._answers.drop_process(process)
         self.streams.drop_process(process)
@@ -308,7 +312,10 @@ class Node:
 
     def _on_holds(self, process: int, changes: Sequence[tuple[int, int]]) -> None:
         for object_id, delta in changes:
-            self.objects.hold(process, object_id, delta)
+            if object_id < FIRST_CODE:
+                self.objects.hold(process, object_id, delta)
+            else:
+                self.supervisor.calls.codes.hold(process, object_id, delta)
 
     def _on_put(self, process: int, object_id: int, raw: RawValue, held: Sequence[int]) -> None:
         value = Value(*raw)
@@ -328,9 +335,8 @@ class Node:
         self._room(process).cancel((process, req))
         self.streams.cancel((process, req))
 
-    def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
-        del process
-        self.supervisor.calls.add_code(code_id, blob, held=held)
+    def _on_code(self, process: int, code_id: int, blob: bytes, held: Sequence[int]) -> None:
+        self.supervisor.calls.codes.add(process, code_id, blob, held=held)
 
     def _on_call(self, process: int, *fields: Any) -> None:
         spec = Spec(*fields)

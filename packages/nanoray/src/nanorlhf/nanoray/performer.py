@@ -38,7 +38,6 @@ class Performer:
         self._link, self._client, self._reader = link, client, reader
         self._interrupts = interrupts
         self._outflow = Outflow(link, client, interrupts)
-        self._codes: dict[bytes, Any] = {}
         self.actor: Any = None
 
     def perform(self, run: Run) -> None:
@@ -157,11 +156,12 @@ class Performer:
 
         return [fill(value) for value in args], {key: fill(v) for key, v in kwargs.items()}
 
-    def _code(self, code_id: bytes) -> UserValue:
-        if code_id not in self._codes:
+    def _code(self, code_id: int) -> UserValue:
+        loaded = self._link.loaded
+        if code_id not in loaded:
             blob = self._link.codes.pop(code_id)
-            self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
-        return self._codes[code_id]
+            loaded[code_id] = self._reader.load(0, Value(blob, (), (), None))
+        return loaded[code_id]
 
 
 def _span(began_s: float | None) -> Span:

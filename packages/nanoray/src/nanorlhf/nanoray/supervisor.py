@@ -218,6 +218,14 @@ class Supervisor:
             _, oldest = self._idle.popitem(last=False)
             self._processes.send(oldest.id, ("exit",))
 
+    def forget_codes(self) -> None:
+        """Have processes drop the functions that nobody can call any more."""
+        for code_id in self.calls.codes.take_freed():
+            for worker in self._workers.values():
+                if code_id in worker.codes:
+                    worker.codes.discard(code_id)
+                    self._processes.send(worker.id, ("uncode", code_id))
+
     def block(self, process: int) -> None:
         """A worker waits for objects: others may have its CPUs."""
         worker = self._workers.get(process)
