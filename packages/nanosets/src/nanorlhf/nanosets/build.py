@@ -225,6 +225,11 @@ def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     """Numpy arrays, or what turns into them: one list per row."""
+    if set(kinds) == {np.ndarray} and len({(row.dtype, row.ndim) for row in rows}) == 1:
+        first = rows[0]
+        if first.ndim == 1 and is_flat(first.dtype):  # as most functions return them
+            lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+            return lists(offsets_of(lengths), flat_array(np.concatenate(rows), field))
     arrays = [None if row is None else as_array(row) for row in rows]
     ndims = {a.ndim for a in arrays if a is not None}
     if len(ndims) > 1:

@@ -22,7 +22,7 @@ def save_to_disk(
         ds: The dataset.
         dataset_path: The file; replaced in one step on success, left alone on failure.
         **options: As ``Writer`` takes them: ``chunk_rows``, ``chunk_bytes``, ``metadata``,
-            ``checksum``, ``compression``.
+            ``checksum``, ``compression``, ``sync``.
 
     Raises:
         OSError: The file cannot be written; then an old one of that name is still there.

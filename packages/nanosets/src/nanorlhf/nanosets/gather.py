@@ -113,11 +113,14 @@ def resolve(key: object, size: int) -> Ints:
         rows = _numbers(key)
     if len(rows) == 0:
         return rows
+    # One pass tells for the usual case: as uint64 a negative number is larger than any size.
+    if rows.view(np.uint64).max() < size:
+        return rows
     low, high = int(rows.min()), int(rows.max())
     if low < -size or high >= size:
         bad = low if low < -size else high
         raise IndexError(f"row {bad} is not in a dataset of {size} rows; use 0 .. {size - 1}")
-    return np.where(rows < 0, rows + size, rows) if low < 0 else rows
+    return np.where(rows < 0, rows + size, rows)
 
 
 def _numbers(key: object) -> Ints:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from glob import glob, has_magic
+from glob import escape, glob, has_magic
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -151,37 +151,40 @@ def _load(given: Any, features: Features | None, *, verify: bool, io: IO) -> Dat
         found = Dataset.from_arrow(given)
         return found if features is None else found.cast(features)
     paths = [given] if isinstance(given, str | os.PathLike) else list(given)
-    files = [found for one in paths for found in _matches(Path(one))]
+    files = [found for one in paths for found in _matches(os.fspath(one))]
     if not files:
         raise FileNotFoundError(f"path={given!r} names no file; give at least one")
     return concatenate_datasets([_load_file(f, features, verify=verify, io=io) for f in files])
 
 
-def _matches(path: Path) -> list[Path]:
-    if (path / SPLITS_FILE).is_file():
+def _matches(path: str) -> list[str]:
+    if os.path.isfile(path):
+        return [path]
+    if os.path.isfile(os.path.join(path, SPLITS_FILE)):
         raise IsADirectoryError(f"{path} holds saved splits; use DatasetDict.load_from_disk")
-    if path.is_dir():
-        found = [sorted(path.glob(f"*{suffix}")) for suffix in SUFFIXES]
+    if os.path.isdir(path):
+        found = [sorted(glob(os.path.join(escape(path), f"*{suffix}"))) for suffix in SUFFIXES]
         if not any(found):
             kinds = ", ".join(SUFFIXES)
             raise FileNotFoundError(f"the directory {path} holds no file of {kinds}; name a file")
         return next(filter(None, found))
-    if path.exists():
+    if os.path.exists(path):
         return [path]
-    matches = sorted(map(Path, glob(str(path)))) if has_magic(str(path)) else []
+    matches = sorted(glob(path)) if has_magic(path) else []
     if not matches:
         raise FileNotFoundError(f"{path} names no file; check the path or pattern")
     return matches
 
 
-def _load_file(path: Path, features: Features | None, *, verify: bool, io: IO) -> Dataset:
-    if path.suffix in TEXT:
-        rows = TEXT[path.suffix](path, features=features)
+def _load_file(path: str, features: Features | None, *, verify: bool, io: IO) -> Dataset:
+    suffix = os.path.splitext(path)[1]
+    if suffix in TEXT:
+        rows = TEXT[suffix](path, features=features)
         return _in_memory(Table(Schema(rows.dtype), iter([rows])))
-    if path.suffix == ".nano":
+    if suffix == ".nano":
         found = Dataset.from_file(path, verify=verify, io=io)
-    elif path.suffix in TABLES:
-        found = _in_memory(TABLES[path.suffix](path))
+    elif suffix in TABLES:
+        found = _in_memory(TABLES[suffix](path))
     else:
         raise ValueError(f"{path} ends in none of {', '.join(SUFFIXES)}; rename or convert it")
     return found if features is None else found.cast(features)

@@ -41,7 +41,7 @@ def write_part(make: Callable[[Range], Block], share: Share, done: Done) -> bool
     Raises:
         ValueError: The function returned None for some ranges only.
     """
-    with Writer(share.part) as writer:
+    with Writer(share.part, sync=False) as writer:  # it is gone before the machine is
         found = [_written(writer, make(rows), done) for rows in share.ranges]
     check_all_or_none(found)
     return any(found)
@@ -111,7 +111,7 @@ def _joined(name: str, files: Sequence[File]) -> Column:
 
 def _as(file: File, name: str, dtype: DType) -> Column:
     if name not in file.schema:
-        return Column.of(all_null(dtype, int(file.chunk_rows.sum())))
+        return Column.of(all_null(dtype, file.footer.rows))
     try:
         return Column.of_file(file, name).converted(dtype, field=name)
     except SchemaError as error:

@@ -21,7 +21,7 @@ def recoded(array: Array, known: Iterator[Vocabulary]) -> Array:
     Raises:
         SchemaError: A vocabulary would hold more values than int32 counts.
     """
-    if next(dictionaries_of(array.dtype), None) is None:
+    if not dictionaries_of(array.dtype):
         return array
     if isinstance(array, Coded):
         codes = Numbers(CODE, next(known).recode(array).astype(np.int32))

@@ -39,7 +39,7 @@ def in_processes(
     fresh = is_importable(call.function, call.fn_kwargs, call.inputs.format)
     inputs = os.path.join(os.path.dirname(dealt[0].part), "inputs.nano")
     if fresh and not _is_in_files(call):
-        call.inputs.save_to_disk(inputs)
+        call.inputs.save_to_disk(inputs, sync=False)
         columns = type(call.inputs).from_file(inputs).columns
         call = replace(call, inputs=call.inputs.of_columns(columns))
     with progress([rows for share in dealt for rows in share.ranges], desc) as done:
