@@ -92,7 +92,7 @@ class Directory:
         self.entries = raw.reshape(footer.chunks, 1 + footer.slot_width * footer.slots)
         self.rows: Ints = self.entries[:, 0].copy()
         counted = self.rows.tolist()
-        in_range = 0 < min(counted, default=1) and max(counted, default=1) <= MAX_CHUNK_ROWS
+        in_range = min(counted, default=1) > 0 and max(counted, default=1) <= MAX_CHUNK_ROWS
         if not in_range or sum(counted) != footer.rows:
             raise FormatError(f"directory: its chunks do not add up to {footer.rows} rows")
         self._footer = footer

@@ -46,7 +46,7 @@ from .types import Schema
 from .zstd import expand
 
 TAIL_BYTES = 16 << 10
-"""Bytes at the end of a file that are read at once: trailer, footer and a directory of that size."""
+"""Bytes at the end of a file that are read at once: most often all that describes it."""
 CACHE_BYTES = 256 << 20
 """Bytes of chunks that a file which is not mapped keeps after they were read."""
 

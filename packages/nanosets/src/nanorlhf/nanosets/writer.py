@@ -254,7 +254,7 @@ class Writer:
             self._add_chunk(cast(Structs, whole.window(0, start, stop)))
             start = stop
         rest = cast(Structs, whole.window(0, start, rows))
-        self._pending = [rest]
+        self._pending = [rest] if rest.length else []  # what is put behind nothing is not copied
         self._pending_rows, self._pending_bytes = rest.length, rest.nbytes
 
     def _add_chunk(self, rows: Structs) -> None:
