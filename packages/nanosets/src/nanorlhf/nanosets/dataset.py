@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import create, export, fields, formats, order, rows, split
+from . import create, export, fields, formats, order, rows, train_test
 from .arrow import export_schema, export_stream
 from .blocks import Range, block, blocks, ranges
 from .cache import content_id
@@ -223,7 +223,7 @@ class Dataset:
     sort = order.sort
     unique = order.unique
     filter = filter_rows
-    train_test_split = split.train_test_split
+    train_test_split = train_test.train_test_split
 
     map = map_rows
     select_columns = fields.select_columns

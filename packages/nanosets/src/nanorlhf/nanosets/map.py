@@ -16,8 +16,9 @@ from .calls import Call, ColumnsOf, mask_of
 from .fields import names_of
 from .gather import Ints
 from .parts import discard, folder_for
+from .progress import progress
 from .results import Result
-from .spread import in_processes, progress
+from .spread import in_processes
 from .types import Features, Schema
 from .workers import Done, Job, Share, shares
 

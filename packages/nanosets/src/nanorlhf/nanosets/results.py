@@ -16,7 +16,8 @@ from .convert import convert, merge
 from .errors import SchemaError
 from .nested import Structs
 from .parts import check_all_or_none, discard, folder_for, opened, write_blocks, write_part
-from .spread import in_processes, progress
+from .progress import progress
+from .spread import in_processes
 from .types import Schema
 from .workers import Job, shares
 from .writer import Writer

@@ -6,18 +6,19 @@ and whichever touches a buffer second finds it in the processor's cache. zstd ru
 
 import os
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import Buffer
+from .arrays import Array, Buffer, Numbers
 from .checksum import Checksum, function_of
-from .coded import Vocabulary
+from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
+from .fixed import FixedLists
 from .format import (
     TRAILER,
     Footer,
@@ -27,8 +28,7 @@ from .format import (
     encode_trailer,
     padding,
 )
-from .nested import Structs
-from .recode import recoded
+from .nested import Lists, Structs
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
@@ -154,3 +154,28 @@ def _version() -> str:
         return version("nanosets")
     except PackageNotFoundError:
         return "0+source"
+
+
+def recoded(array: Array, known: Iterator[Vocabulary]) -> Array:
+    """Return a compact array whose codes are those of vocabularies; they take new values in.
+
+    Args:
+        array: Any array; one without dictionaries comes back as it is.
+        known: A vocabulary for each dictionary type, in schema order.
+
+    Raises:
+        SchemaError: A vocabulary would hold more values than int32 counts.
+    """
+    if not dictionaries_of(array.dtype):
+        return array
+    if isinstance(array, Coded):
+        codes = Numbers(CODE, next(known).recode(array).astype(np.int32))
+        return Coded(codes, array.values, length=array.length, valid=array.valid)
+    if isinstance(array, Structs):
+        children = {name: recoded(child, known) for name, child in array.children.items()}
+        return Structs(array.dtype, children, length=array.length, valid=array.valid)
+    assert isinstance(array, Lists | FixedLists)
+    child = recoded(array.child, known)
+    if isinstance(array, FixedLists):
+        return type(array)(array.dtype, child, length=array.length, valid=array.valid)
+    return type(array)(array.dtype, array.edges, child, length=array.length, valid=array.valid)

@@ -15,13 +15,12 @@ from .build import columns, first_bad, table
 from .checksum import Checksum, chosen
 from .convert import all_null, concat, convert
 from .errors import SchemaError
-from .layout import MAX_WEIGHTLESS
+from .layout import MAX_WEIGHTLESS, weightless
 from .nested import Structs
 from .place import Appended, NewFile, remove_leftovers
 from .reader import File
 from .sink import Encoding
 from .types import MAX_DEPTH, Features, Schema, Struct, depth_of, unify
-from .weight import weightless
 from .zstd import Compression
 
 BLOCK_ROWS = 1024
