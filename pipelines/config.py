@@ -22,8 +22,8 @@ class RunConfig:
     """Throw away what the folder holds and start over."""
     seed: int = 0
     """Of the data, the initial model, the order of training and the sampling."""
-    runtime: Literal["inprocess", "nanoray"] = "nanoray"
-    """Trainer and rollout in this process, for a debugger, or in processes of their own."""
+    runtime: Literal["inprocess", "nanoray", "ray"] = "nanoray"
+    """Trainer and rollout in this process, for a debugger, or in processes of nanoray or Ray."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
 
 

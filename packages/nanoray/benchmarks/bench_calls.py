@@ -1,15 +1,18 @@
-"""Times calls and objects beside the floors of the standard library, and Ray where it is installed.
+"""Times calls and objects on nanoray, on Ray and with the least the standard library can do.
 
-    python packages/nanoray/benchmarks/bench_calls.py [--repeats 5] [--json FILE]
+    python packages/nanoray/benchmarks/bench_calls.py [--rounds 5] [--hardware NAME]
 
-The floor of a call is a round trip over ``multiprocessing.Pipe``; the floor of an object is a copy
-into, and an attach to, ``multiprocessing.shared_memory``; of tasks, a ``ProcessPoolExecutor``.
+Each implementation lives in a process of its own; they take turns, case by case, so that a change
+of the machine's mood meets all of them. Where Ray is not installed its rows are left out.
+
+The floors: of a call, a round trip over ``multiprocessing.Pipe``; of tasks, a process pool;
+of objects, a copy into and an attach to ``multiprocessing.shared_memory``.
 """
 
 import argparse
+import importlib
 import importlib.util
 import json
-import multiprocessing
 import os
 import platform
 import statistics
@@ -17,195 +20,382 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import shared_memory
-
-import numpy as np
-
-import nanorlhf.nanoray as nanoray
+from importlib.metadata import version
+from multiprocessing import Pipe, get_context, shared_memory
+from multiprocessing.connection import Connection
+from pathlib import Path
 
 MB = 1 << 20
+IMPLS = ("nanoray", "ray", "stdlib")
+MODULES = {"nanoray": "nanorlhf.nanoray", "ray": "ray", "stdlib": "concurrent.futures.process"}
+STARTS = 3
+
+UNITS = {
+    "import": ("s", 1),
+    "init to the first task": ("s", 1),
+    "shutdown": ("s", 1),
+    "idle memory, shared pages divided": ("MB", 1 / MB),
+    "idle memory, own pages": ("MB", 1 / MB),
+    "no-op tasks, 1000 at once": ("1/s", None),
+    "no-op tasks, 10000 at once": ("1/s", None),
+    "task, one at a time": ("us", 1e6),
+    "actor call, one at a time": ("us", 1e6),
+    "actor calls, 2000 at once": ("1/s", None),
+    "put 1 MB": ("us", 1e6),
+    "get 1 MB": ("us", 1e6),
+    "put 100 MB": ("ms", 1e3),
+    "get 100 MB": ("us", 1e6),
+    "actor call with a 1 MB ref": ("us", 1e6),
+    "actor call with a 100 MB ref": ("us", 1e6),
+}
+"""Case -> unit and what the raw seconds or bytes are multiplied with; None is one over it."""
+
+BOUNDS = {
+    "init to the first task": 10,
+    "no-op tasks, 1000 at once": 15,
+    "actor call, one at a time": 8,
+    "actor calls, 2000 at once": 10,
+    "put 100 MB": 1.5,
+    "get 100 MB": 2,
+    "actor call with a 100 MB ref": 20,
+    "idle memory, shared pages divided": 8,
+}
+"""How many times better than Ray nanoray is to be."""
+
+SLOW = {"no-op tasks, 10000 at once"}
+"""Cases that get three samples, however many rounds there are."""
 
 
-def timed(work, repeats, per=1):
-    """Seconds per unit of work, one sample a repeat, after one warm-up."""
-    work()
-    samples = []
-    for _ in range(repeats):
-        start = time.perf_counter()
+# -- what is measured ----------------------------------------------------------------------------
+
+
+def each(work, count):
+    """Return the seconds that one of ``count`` runs of ``work`` takes."""
+    begin = time.perf_counter()
+    for _ in range(count):
         work()
-        samples.append((time.perf_counter() - start) / per)
-    return samples
+    return (time.perf_counter() - begin) / count
 
 
-def row(case, impl, unit, samples, scale=1.0, invert=False):
-    values = sorted((1 / s if invert else s) * scale for s in samples)
-    at = lambda q: values[round(q * (len(values) - 1))]  # noqa: E731
-    return {
-        "case": case,
-        "impl": impl,
-        "metric": "rate" if invert else "time",
-        "unit": unit,
-        "median": statistics.median(values),
-        "p20": at(0.2),
-        "p80": at(0.8),
-    }
+class Engine:
+    """The same program on nanoray and on Ray, which have the same names."""
 
+    def __init__(self, name):
+        self.name = name
+        self.ray = importlib.import_module(MODULES[name])
 
-def engine_rows(engine, name, repeats):
-    """The same program on an engine with Ray's names."""
+    def start(self):
+        if self.name == "ray":
+            self.ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+        else:
+            self.ray.init(num_cpus=2)
+        self.ray.get(self.ray.remote(lambda: None).remote())
 
-    @engine.remote
-    def noop():
-        return None
+    def stop(self):
+        self.ray.shutdown()
 
-    @engine.remote
-    class Actor:
-        def noop(self, *_):
+    def cases(self):
+        import numpy as np
+
+        ray = self.ray
+
+        @ray.remote
+        def noop():
             return None
 
-    rows = []
-    tasks = timed(lambda: engine.get([noop.remote() for _ in range(1000)]), repeats, 1000)
-    rows.append(row("no-op tasks, 1000 at once", name, "1/s", tasks, invert=True))
-    sync = timed(lambda: [engine.get(noop.remote()) for _ in range(200)], repeats, 200)
-    rows.append(row("task, one at a time", name, "us", sync, 1e6))
-    actor = Actor.remote()
-    calls = timed(lambda: [engine.get(actor.noop.remote()) for _ in range(500)], repeats, 500)
-    rows.append(row("actor call, one at a time", name, "us", calls, 1e6))
-    many = timed(lambda: engine.get([actor.noop.remote() for _ in range(2000)]), repeats, 2000)
-    rows.append(row("actor calls, 2000 at once", name, "1/s", many, invert=True))
-    for size in (1, 100):
-        array = np.ones(size * MB // 8)
-        ref = engine.put(array)
-        rows.append(
-            row(f"put {size} MB", name, "ms", timed(lambda a=array: engine.put(a), repeats), 1e3)
-        )
-        rows.append(
-            row(f"get {size} MB", name, "ms", timed(lambda r=ref: engine.get(r), repeats), 1e3)
-        )
-        pass_on = timed(lambda r=ref: engine.get(actor.noop.remote(r)), repeats)
-        rows.append(row(f"actor call with a {size} MB ref", name, "ms", pass_on, 1e3))
-    return rows
+        @ray.remote
+        class Actor:
+            def noop(self, *_):
+                return None
 
+        actor = Actor.remote()
+        arrays = {size: np.ones(size * MB // 8) for size in (1, 100)}
+        refs = {size: ray.put(array) for size, array in arrays.items()}
 
-def nanoray_rows(repeats):
-    rows = []
-    samples = []
-    for _ in range(repeats):
-        begin = time.perf_counter()
-        nanoray.init(num_cpus=2)
-        nanoray.get(nanoray.remote(len).remote(()))
-        samples.append(time.perf_counter() - begin)
-        nanoray.shutdown()
-    rows.append(row("init and first task", "nanoray", "ms", samples, 1e3))
-    nanoray.init(num_cpus=2)
-    rows += engine_rows(nanoray, "nanoray", repeats)
-    nanoray.shutdown()
-    return rows
+        def tasks(count):
+            return each(lambda: ray.get([noop.remote() for _ in range(count)]), 1) / count
 
+        def calls(count):
+            return each(lambda: ray.get([actor.noop.remote() for _ in range(count)]), 1) / count
 
-def echo(pipe):
-    while True:
-        pipe.send(pipe.recv())
+        return {
+            "no-op tasks, 1000 at once": lambda: tasks(1000),
+            "no-op tasks, 10000 at once": lambda: tasks(10000),
+            "task, one at a time": lambda: each(lambda: ray.get(noop.remote()), 100),
+            "actor call, one at a time": lambda: each(lambda: ray.get(actor.noop.remote()), 200),
+            "actor calls, 2000 at once": lambda: calls(2000),
+            "put 1 MB": lambda: each(lambda: ray.put(arrays[1]), 20),
+            "get 1 MB": lambda: each(lambda: ray.get(refs[1]), 50),
+            "put 100 MB": lambda: each(lambda: ray.put(arrays[100]), 3),
+            "get 100 MB": lambda: each(lambda: ray.get(refs[100]), 20),
+            "actor call with a 1 MB ref": lambda: each(
+                lambda: ray.get(actor.noop.remote(refs[1])), 50
+            ),
+            "actor call with a 100 MB ref": lambda: each(
+                lambda: ray.get(actor.noop.remote(refs[100])), 50
+            ),
+        }
 
 
 def nothing(_=None):
     return None
 
 
-def stdlib_rows(repeats):
-    """Floors: what the standard library needs for the least that could be done."""
+class Floor:
+    """The least that could be done, by the standard library."""
+
+    def start(self):
+        self.pool = ProcessPoolExecutor(2, mp_context=get_context("fork"))
+        self.pool.submit(nothing).result()
+
+    def stop(self):
+        self.pool.shutdown()
+
+    def cases(self):
+        import numpy as np
+
+        ours, theirs = Pipe()
+        process = get_context("fork").Process(target=echo, args=(theirs,), daemon=True)
+        process.start()
+        arrays = {size: np.ones(size * MB // 8) for size in (1, 100)}
+        kept = {size: stored(array) for size, array in arrays.items()}
+
+        def call(message=None):
+            ours.send(message)
+            ours.recv()
+
+        def calls(count):
+            def burst():
+                for _ in range(count // 50):  # more in flight could fill the pipe both ways
+                    for _ in range(50):
+                        ours.send(None)
+                    for _ in range(50):
+                        ours.recv()
+
+            return each(burst, 1) / count
+
+        def tasks(count):
+            return each(lambda: [*self.pool.map(nothing, range(count))], 1) / count
+
+        def put(size):
+            block = stored(arrays[size])
+            block.close()
+            block.unlink()
+
+        def get(size):
+            shared_memory.SharedMemory(name=kept[size].name).close()
+
+        return {
+            "no-op tasks, 1000 at once": lambda: tasks(1000),
+            "no-op tasks, 10000 at once": lambda: tasks(10000),
+            "task, one at a time": lambda: each(lambda: self.pool.submit(nothing).result(), 100),
+            "actor call, one at a time": lambda: each(call, 200),
+            "actor calls, 2000 at once": lambda: calls(2000),
+            "put 1 MB": lambda: each(lambda: put(1), 20),
+            "get 1 MB": lambda: each(lambda: get(1), 50),
+            "put 100 MB": lambda: each(lambda: put(100), 3),
+            "get 100 MB": lambda: each(lambda: get(100), 20),
+            "actor call with a 1 MB ref": lambda: each(lambda: call(kept[1].name), 50),
+            "actor call with a 100 MB ref": lambda: each(lambda: call(kept[100].name), 50),
+        }
+
+
+def echo(pipe):
+    """Answer every message, after attaching to the shared memory it names."""
+    while True:
+        name = pipe.recv()
+        if name is not None:
+            shared_memory.SharedMemory(name=name).close()
+        pipe.send(None)
+
+
+def stored(array):
+    """Return a new shared memory that holds the array."""
+    import numpy as np
+
+    block = shared_memory.SharedMemory(create=True, size=array.nbytes)
+    view = np.frombuffer(block.buf, count=array.size)
+    view[:] = array
+    return block
+
+
+# -- the process of one implementation -----------------------------------------------------------
+
+
+def serve(impl, orders):
+    """Do what the main process asks: start, stop, or take one sample of a case."""
+    subject = Floor() if impl == "stdlib" else Engine(impl)
+    cases = {}
+    while True:
+        order = orders.recv()
+        if order == "start":
+            orders.send(each(subject.start, 1))
+        elif order == "stop":
+            cases = {}
+            orders.send(each(subject.stop, 1))
+        elif order == "end":
+            return
+        else:
+            cases = cases or subject.cases()
+            orders.send(cases[order]())
+
+
+class Subject:
+    """An implementation in its process, as the main process sees it."""
+
+    def __init__(self, impl):
+        self._orders, theirs = Pipe()
+        command = [sys.executable, __file__, "--serve", impl, "--fd", str(theirs.fileno())]
+        self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()])
+        theirs.close()
+
+    def ask(self, order):
+        self._orders.send(order)
+        return self._orders.recv()
+
+    def end(self):
+        self._orders.send("end")
+        self.process.wait()
+
+
+def idle_memory(pid):
+    """Return the bytes that all descendants of a process hold: (shared pages divided, own)."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                stat = (entry / "stat").read_text()
+            except OSError:  # gone meanwhile
+                continue
+            parents[int(entry.name)] = int(stat.rpartition(")")[2].split()[1])
+    family = {pid}
+    while grown := {p for p, parent in parents.items() if parent in family} - family:
+        family |= grown
+    shares, own = 0, 0
+    for member in family - {pid}:
+        rollup = Path(f"/proc/{member}/smaps_rollup").read_text().splitlines()
+        sizes = {line.split(":")[0]: line.split()[1] for line in rollup if line.endswith("kB")}
+        shares += int(sizes["Pss"]) * 1024
+        own += (int(sizes["Private_Clean"]) + int(sizes["Private_Dirty"])) * 1024
+    return shares, own
+
+
+def import_time(impl):
+    code = f"import time; t = time.perf_counter(); import {MODULES[impl]}; "
+    code += "print(time.perf_counter() - t)"
+    command = [sys.executable, "-c", code]
+    return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+
+
+# -- the run -------------------------------------------------------------------------------------
+
+
+def measure(impls, rounds):
+    """Return ``{(case, impl): raw samples}``."""
+    samples = {}
+
+    def note(case, impl, value):
+        samples.setdefault((case, impl), []).append(value)
+
+    subjects = {impl: Subject(impl) for impl in impls}
+    for start in range(STARTS):
+        for impl, subject in subjects.items():
+            note("import", impl, import_time(impl))
+            if start:
+                note("shutdown", impl, subject.ask("stop"))
+            note("init to the first task", impl, subject.ask("start"))
+    time.sleep(3)  # what starts in the background is part of what an idle engine holds
+    for impl, subject in subjects.items():
+        shares, own = idle_memory(subject.process.pid)
+        note("idle memory, shared pages divided", impl, shares)
+        note("idle memory, own pages", impl, own)
+    for number in range(-1, rounds):  # the first warms up
+        for case in [case for case in UNITS if not case.startswith(("i", "shut"))]:
+            for impl, subject in subjects.items():
+                if case in SLOW and not 0 <= number < 3:
+                    continue
+                value = subject.ask(case)
+                if number >= 0:
+                    note(case, impl, value)
+    for impl, subject in subjects.items():
+        note("shutdown", impl, subject.ask("stop"))
+        subject.end()
+    return samples
+
+
+def rows_of(samples):
+    """Return the samples in the units of the table."""
     rows = []
-    ours, theirs = multiprocessing.Pipe()
-    process = multiprocessing.get_context("fork").Process(target=echo, args=(theirs,), daemon=True)
-    process.start()
-
-    def call():
-        ours.send(None)
-        ours.recv()
-
-    calls = timed(lambda: [call() for _ in range(500)], repeats, 500)
-    rows.append(row("actor call, one at a time", "Pipe", "us", calls, 1e6))
-    process.kill()
-    process.join()
-    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("fork")) as pool:
-        tasks = timed(lambda: [*pool.map(nothing, range(1000))], repeats, 1000)
-        rows.append(row("no-op tasks, 1000 at once", "ProcessPool", "1/s", tasks, invert=True))
-        sync = timed(lambda: [pool.submit(nothing).result() for _ in range(200)], repeats, 200)
-        rows.append(row("task, one at a time", "ProcessPool", "us", sync, 1e6))
-    for size in (1, 100):
-        rows += shared_rows(size, repeats)
+    for (case, impl), raw in samples.items():
+        unit, scale = UNITS[case]
+        values = sorted(1 / value if scale is None else value * scale for value in raw)
+        row = {"case": case, "impl": impl, "metric": "rate" if scale is None else "cost"}
+        row |= {"unit": unit, "median": statistics.median(values), "samples": len(values)}
+        row |= {f"p{q}": values[round(q / 100 * (len(values) - 1))] for q in (20, 80)}
+        rows.append(row)
     return rows
 
 
-def shared_rows(size, repeats):
-    array = np.ones(size * MB // 8)
-
-    def store():
-        block = shared_memory.SharedMemory(create=True, size=array.nbytes)
-        view = np.frombuffer(block.buf, count=array.size)
-        view[:] = array
-        del view
-        block.close()
-        block.unlink()
-
-    kept = shared_memory.SharedMemory(create=True, size=array.nbytes)
-
-    def attach():
-        shared_memory.SharedMemory(name=kept.name).close()
-
-    rows = [row(f"put {size} MB", "SharedMemory", "ms", timed(store, repeats), 1e3)]
-    rows.append(row(f"get {size} MB", "SharedMemory", "ms", timed(attach, repeats), 1e3))
-    kept.close()
-    kept.unlink()
-    return rows
+def compare(rows):
+    """Return one line a bound: what was asked for, and what was measured."""
+    medians = {(row["case"], row["impl"]): row["median"] for row in rows}
+    found = []
+    for case, asked in BOUNDS.items():
+        ours, theirs = medians[case, "nanoray"], medians[case, "ray"]
+        times = ours / theirs if UNITS[case][1] is None else theirs / ours
+        found.append({"case": case, "asked": asked, "times": times, "holds": times >= asked})
+    return found
 
 
-def ray_rows(repeats):
-    if importlib.util.find_spec("ray") is None:
-        return []
-    import ray
-
-    start = time.perf_counter()
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
-    ray.get(ray.remote(len).remote(()))
-    rows = [row("init and first task", "ray", "ms", [time.perf_counter() - start], 1e3)]
-    rows += engine_rows(ray, f"ray {ray.__version__}", repeats)
-    ray.shutdown()
-    return rows
+def show(rows, bounds):
+    print("| case | impl | median | p20 | p80 | unit |\n| --- | --- | --- | --- | --- | --- |")
+    for case in UNITS:
+        for row in [row for row in rows if row["case"] == case]:
+            figures = " | ".join(f"{row[key]:,.4g}" for key in ("median", "p20", "p80"))
+            print(f"| {case} | {row['impl']} | {figures} | {row['unit']} |")
+    if bounds:
+        print("\n| nanoray against Ray | asked | measured | |\n| --- | --- | --- | --- |")
+    for bound in bounds:
+        verdict = "holds" if bound["holds"] else "MISSED"
+        print(f"| {bound['case']} | {bound['asked']}x | {bound['times']:.1f}x | {verdict} |")
 
 
 def commit():
-    found = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=False
-    )
+    command = ["git", "rev-parse", "--short", "HEAD"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
     return found.stdout.strip() or "unknown"
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--json", help="also write the rows to this file")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--hardware", default=f"{platform.machine()}-{os.cpu_count()}-cores")
+    parser.add_argument("--serve", choices=IMPLS, help=argparse.SUPPRESS)
+    parser.add_argument("--fd", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
-    rows = [
-        *stdlib_rows(options.repeats),
-        *nanoray_rows(options.repeats),
-        *ray_rows(options.repeats),
-    ]
-    print("| case | impl | median | p20 | p80 | unit |\n| --- | --- | --- | --- | --- | --- |")
-    for r in sorted(rows, key=lambda r: (r["case"], r["impl"])):
-        figures = " | ".join(f"{r[key]:,.3g}" for key in ("median", "p20", "p80"))
-        print(f"| {r['case']} | {r['impl']} | {figures} | {r['unit']} |")
+    if options.serve:
+        serve(options.serve, Connection(options.fd))
+        return
+    impls = [impl for impl in IMPLS if impl != "ray" or importlib.util.find_spec("ray")]
+    load = os.getloadavg()[0]
+    rows = rows_of(measure(impls, options.rounds))
+    bounds = compare(rows) if "ray" in impls else []
+    show(rows, bounds)
+    names = ["numpy", "cloudpickle", *(["ray"] if "ray" in impls else [])]
     result = {
         "bench": "calls",
         "command": " ".join(["python", *sys.argv]),
         "commit": commit(),
-        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}",
-        "versions": {"python": platform.python_version(), "numpy": np.__version__},
+        "hardware": f"{platform.machine()}, {os.cpu_count()} cores, load {load:.1f} before",
+        "versions": {"python": platform.python_version()} | {name: version(name) for name in names},
         "rows": rows,
+        "bounds": bounds,
     }
-    if options.json:
-        with open(options.json, "w") as file:
-            json.dump(result, file, indent=1)
+    folder = Path(__file__).parent / "results"
+    folder.mkdir(exist_ok=True)
+    path = folder / f"calls-{options.hardware}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    print(f"\nwritten to {path}")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,12 @@
 While the rollout samples with the weights of step n, the trainer makes those of step n + 1.
 
     python packages/nanoray/examples/trainer_and_rollout.py
+    python packages/nanoray/examples/trainer_and_rollout.py --engine ray    # the same on Ray
+
+``--address auto`` joins a cluster that runs, ours or Ray's, instead of starting one.
 """
 
+import argparse
 import time
 
 import numpy as np
@@ -38,7 +42,12 @@ class Rollout:
 
 
 def main():
-    nanoray.init(num_cpus=2)
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--engine", choices=["local", "ray"], default="local")
+    parser.add_argument("--address")
+    asked = parser.parse_args()
+    cpus = 2 if asked.address is None else None  # a cluster that runs has its own
+    nanoray.init(asked.address, engine=asked.engine, num_cpus=cpus)
     trainer, rollout = Trainer.remote(1_000_000), Rollout.remote()
     rollout.update.remote({"w": np.zeros(1_000_000, np.float32)})
     samples = rollout.sample.remote(64)

@@ -6,11 +6,17 @@ import signal
 import subprocess
 import time
 
+import cloudpickle
+import hypothesis
 import pytest
 
 import nanorlhf.nanoray as nanoray
 
 LIMIT_S = 120
+
+# No example is wrong because the machine was busy.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +31,14 @@ def limit():
     yield
     signal.alarm(0)
     signal.signal(signal.SIGALRM, before)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _by_value(request):
+    """Send what a test file defines by value: pytest alone can import these files."""
+    cloudpickle.register_pickle_by_value(request.module)
+    yield
+    cloudpickle.unregister_pickle_by_value(request.module)
 
 
 @pytest.fixture(scope="session", autouse=True)

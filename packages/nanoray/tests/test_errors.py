@@ -2,7 +2,7 @@ import pickle
 
 import pytest
 
-from nanorlhf.nanoray.errors import TaskError, task_error
+from nanorlhf.nanoray.errors import TaskError, task_error, traceback_text
 
 
 class Picky(Exception):
@@ -46,3 +46,34 @@ def test_exit_is_an_error_but_no_exit():
 def test_builtin_causes_can_be_caught_by_class(cause):
     with pytest.raises(type(cause)):
         raise task_error("f()", "text", cause)
+
+
+def test_an_error_is_told_once_however_many_calls_it_passes_through():
+    error = task_error("f()", "Traceback of f", KeyError("k"))
+    for level in range(50):
+        try:
+            raise error
+        except TaskError as caught:
+            text = traceback_text(caught, caught.__traceback__)
+            error = task_error(f"g{level}()", text, caught)
+    assert str(error).count("Traceback of f") == 1
+    assert isinstance(error, KeyError)
+    assert isinstance(error.cause, KeyError)
+
+
+def test_the_traceback_tells_of_causes_and_contexts():
+    try:
+        try:
+            raise KeyError("inner")
+        except KeyError as inner:
+            raise ValueError("outer") from inner
+    except ValueError as outer:
+        text = traceback_text(outer, outer.__traceback__)
+    assert text.index("KeyError: 'inner'") < text.index("ValueError: outer")
+
+
+def test_a_memory_error_of_a_task_is_one_where_it_is_caught():
+    error = pickle.loads(pickle.dumps(task_error("f()", "Traceback", MemoryError("no room"))))
+    assert isinstance(error, MemoryError)
+    assert isinstance(error, TaskError)
+    assert error.args == ("no room",)

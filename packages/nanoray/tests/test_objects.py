@@ -25,6 +25,18 @@ def test_an_object_lives_as_long_as_any_process_holds_it():
     assert freed(objects) == [1]
 
 
+def test_a_value_taken_back_is_waited_for_again():
+    objects = Objects()
+    objects.create(1, process=0)
+    objects.complete(1, VALUE)
+    objects.reopen(1)
+    assert objects.get(1).value is None
+    seen = []
+    objects.get(1).watchers.append(lambda object_id, entry: seen.append(object_id))
+    objects.complete(1, VALUE)
+    assert seen == [1]
+
+
 def test_a_dead_process_holds_nothing():
     objects = Objects()
     objects.create(1, process=5)

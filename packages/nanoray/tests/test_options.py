@@ -17,14 +17,14 @@ def test_options_add_up():
     ("changes", "match"),
     [
         ({"num_gpu": 1}, "unknown option 'num_gpu'; known: get_if_exists, lifetime"),
-        ({"num_returns": -1}, "num_returns=-1 counts refs"),
+        ({"num_returns": -1}, "num_returns=-1 is neither a number of refs"),
         ({"max_retries": -2}, "max_retries=-2 counts repetitions"),
         ({"max_restarts": -2}, "max_restarts=-2 counts repetitions"),
         ({"max_task_retries": -2}, "max_task_retries=-2 counts repetitions"),
         ({"lifetime": "job"}, "lifetime='job' is unknown"),
         ({"get_if_exists": True}, "get_if_exists=True needs name"),
         ({"num_gpus": 2.5}, "num_gpus=2.5"),
-        ({"runtime_env": {"pip": []}}, "only 'env_vars'"),
+        ({"runtime_env": {"pip": []}}, "has 'pip'; known: env_vars"),
         ({"placement_group_bundle_index": 1}, "needs placement_group"),
     ],
 )
@@ -48,7 +48,7 @@ def test_what_is_retried_is_a_bool_or_a_list_of_exceptions(kinds):
 
 def test_the_options_of_one_call_are_checked_too():
     assert CallOptions().merged({"num_returns": 2}).num_returns == 2
-    with pytest.raises(ValueError, match="unknown option 'num_cpus'; known: max_task_retries"):
+    with pytest.raises(ValueError, match=r"unknown option 'num_cpus'; known: .*max_task_retries"):
         CallOptions().merged({"num_cpus": 1})
     with pytest.raises(ValueError, match="max_task_retries=-2"):
         CallOptions(max_task_retries=-2)

@@ -1,9 +1,10 @@
 """Blocks arrive byte for byte, and a block that was changed on the way is refused."""
 
 import os
+import queue
 import socket
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 
 import numpy as np
 import pytest
@@ -107,6 +108,20 @@ def test_a_peer_that_went_away_between_two_pulls_is_called_again(arena, content,
     assert pull(puller, door.address, 5, 10) == content[5:15].tobytes()
     door.close()
     second.close()
+
+
+def test_a_pull_from_a_machine_given_up_fails_at_once(puller):
+    guests = queue.Queue()
+    door = Door("127.0.0.1", 0, TOKEN, welcome={"pull": guests.put})
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(pull, puller, door.address, 0, 10)
+        guest = guests.get(timeout=20)  # connected, and it will never be served
+        while not wait([job], timeout=0.05).done:  # the puller may be on its way to ask
+            puller.forget(door.address)
+        with pytest.raises(NanoRayError, match="hung up during a pull"):
+            job.result(timeout=20)
+    guest.sock.close()
+    door.close()
 
 
 @pytest.fixture

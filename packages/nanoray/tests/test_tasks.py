@@ -139,6 +139,15 @@ def test_remote_errors_are_of_the_cause_class_and_carry_its_traceback(ray):
     assert isinstance(caught.value.__cause__, KeyError)
 
 
+def test_an_error_keeps_its_class_through_the_tasks_that_get_it(ray):
+    fails = ray.remote(lambda: {}["key"])
+    outer = ray.remote(lambda: nanoray.get(fails.remote()))
+    with pytest.raises(KeyError, match="key") as caught:
+        ray.get(outer.remote(), timeout=WAIT_S)
+    assert type(caught.value.cause) is KeyError
+    assert str(caught.value).count("raised:") == 2  # both tracebacks are there
+
+
 def test_an_error_passes_through_the_tasks_that_take_it(ray):
     fails = ray.remote(lambda: 1 / 0)
     identity = ray.remote(lambda x: x)

@@ -3,15 +3,20 @@
 The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 """
 
+from .actor_pool import ActorPool
 from .api import (
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_actor,
+    get_gpu_ids,
+    get_placement_group,
     get_runtime_context,
     init,
     is_initialized,
     kill,
+    nodes,
     placement_group,
     put,
     remove_placement_group,
@@ -20,6 +25,7 @@ from .api import (
 )
 from .errors import (
     ActorDiedError,
+    AuthenticationError,
     EngineError,
     GetTimeoutError,
     InfeasibleError,
@@ -28,40 +34,77 @@ from .errors import (
     ObjectLostError,
     PlacementGroupRemovedError,
     SerializationError,
+    StoreFullError,
+    TaskCancelledError,
     TaskError,
     WorkerCrashedError,
 )
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .queue import Empty, Full, Queue
+from .rank_group import Group, Scatter
 from .refs import ObjectRef
-from .remote import ActorHandle, remote
+from .remote import ActorHandle, method, remote
+from .state import (
+    list_actors,
+    list_nodes,
+    list_objects,
+    list_tasks,
+    list_workers,
+    timeline,
+)
+from .strategies import NodeAffinitySchedulingStrategy, PlacementGroupSchedulingStrategy
 
 __all__ = [
     "ActorDiedError",
     "ActorHandle",
+    "ActorPool",
+    "AuthenticationError",
+    "Empty",
     "EngineError",
+    "Full",
     "GetTimeoutError",
+    "Group",
     "InfeasibleError",
     "NanoRayError",
+    "NodeAffinitySchedulingStrategy",
     "NotInitializedError",
     "ObjectLostError",
     "ObjectRef",
+    "ObjectRefGenerator",
     "PlacementGroup",
     "PlacementGroupRemovedError",
+    "PlacementGroupSchedulingStrategy",
+    "Queue",
+    "Scatter",
     "SerializationError",
+    "StoreFullError",
+    "TaskCancelledError",
     "TaskError",
     "WorkerCrashedError",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "get",
     "get_actor",
+    "get_gpu_ids",
+    "get_placement_group",
     "get_runtime_context",
     "init",
     "is_initialized",
     "kill",
+    "list_actors",
+    "list_nodes",
+    "list_objects",
+    "list_tasks",
+    "list_workers",
+    "method",
+    "nodes",
     "placement_group",
     "put",
     "remote",
     "remove_placement_group",
     "shutdown",
+    "timeline",
     "wait",
 ]

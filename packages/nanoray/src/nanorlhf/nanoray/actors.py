@@ -14,14 +14,29 @@ may::
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from .calls import Call, Calls, Worker
-from .errors import ActorDiedError
+from .errors import ActorDiedError, TaskCancelledError
+from .messages import Method
 from .objects import Objects
 from .value import Value, error_value
 
-ActorFields = tuple[int, str, tuple[str, ...]]
+ActorFields = tuple[int, str, tuple[Method, ...]]
 """Id, class name and methods: the fields of an ``ActorInfo``."""
+
+
+class Listed(NamedTuple):
+    """One actor, for whoever looks on; ``state`` is a word of Ray's state API."""
+
+    id: int
+    class_name: str
+    label: str
+    state: str
+    worker: int | None
+    pid: int | None
+    restarts_left: int
+    """-1 for no end of them."""
 
 
 @dataclass(slots=True, eq=False)
@@ -35,6 +50,16 @@ class _Actor:
     @property
     def name(self) -> str:
         return self.creation.spec.name
+
+    @property
+    def state(self) -> str:
+        spec = self.creation.spec
+        if self.death is not None:
+            return "DEAD"
+        if self.worker is not None and spec.id not in self.worker.calls:
+            return "ALIVE"
+        is_first = self.creation.retries_left == spec.retries
+        return "PENDING_CREATION" if is_first else "RESTARTING"
 
     @property
     def is_busy(self) -> bool:
@@ -108,6 +133,12 @@ class Actors:
             actor.queues.setdefault(call.caller, deque()).append(call)
             self.pump(call.spec.actor)
 
+    def drop(self, call: Call) -> None:
+        """Take a method call that has not been sent out of its queue."""
+        actor = self._actors.get(call.spec.actor)
+        if actor is not None:
+            actor.queues[call.caller].remove(call)
+
     def again(self, call: Call) -> None:
         """Run a method call once more, before those its caller has waiting."""
         self._requeue(self._actors[call.spec.actor], [call])
@@ -179,6 +210,28 @@ class Actors:
         if actor.is_retired:
             self._actors.pop(actor_id, None)
 
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: bury the actors it made, unless they are detached."""
+        for actor_id, actor in list(self._actors.items()):
+            creation = actor.creation
+            if creation.caller == process and not creation.spec.is_detached:
+                self.bury(actor_id, "ended with the driver that made it")
+
+    def listed(self) -> list[Listed]:
+        """Return all actors as they are shown."""
+        return [
+            Listed(
+                actor_id,
+                actor.name,
+                actor.creation.spec.label,
+                actor.state,
+                None if actor.worker is None else actor.worker.id,
+                None if actor.worker is None else actor.worker.pid,
+                actor.creation.retries_left,
+            )
+            for actor_id, actor in self._actors.items()
+        ]
+
     def ids(self) -> list[int]:
         """Return the ids of all actors."""
         return list(self._actors)
@@ -206,7 +259,7 @@ class Actors:
     @staticmethod
     def _requeue(actor: _Actor, calls: list[Call]) -> None:
         for call in reversed(calls):
-            call.state = "waiting"
+            call.state, call.worker = "waiting", None
             actor.queues.setdefault(call.caller, deque()).appendleft(call)
 
     def _end_if_done(self, actor: _Actor) -> None:
@@ -216,6 +269,8 @@ class Actors:
 
 def _lost_call(call: Call, name: str, reason: str) -> Value:
     """Return the error of a call that was under way when its actor died, and is not retried."""
+    if call.is_cancelled:
+        return error_value(TaskCancelledError(f"{call.spec.name} was cancelled"))
     return error_value(
         ActorDiedError(
             f"{call.spec.name}: actor {name} {reason}; the actor restarts, but this call was under "

@@ -4,48 +4,116 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from .backend import Context
 from .errors import NanoRayError
+from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .placement import Strategy
+from .policies import Policy
 from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
+_MIN_STORE_BYTES = 1 << 20
+
 
 def init(
+    address: str | None = None,
     *,
+    engine: Literal["local", "ray"] = "local",
     num_cpus: float | None = None,
     num_gpus: int | None = None,
     resources: Mapping[str, float] | None = None,
+    object_store_memory: int | None = None,
+    object_spilling_directory: str | None = None,
     preload: Sequence[str] = (),
+    runtime_env: Mapping[str, Any] | None = None,
+    log_to_driver: bool = True,
+    isolate_gpus: bool = False,
+    scheduling_policy: Policy = "default",
     ignore_reinit_error: bool = False,
 ) -> None:
-    """Start an engine on this machine; it ends with ``shutdown()`` or with this process.
+    """Start an engine on this machine, which ends with this process, or join a cluster.
 
     Returns at once; the first call waits until ``preload`` is imported.
 
     Args:
+        address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
+            cluster through its daemon on this machine, which ``nanoray start`` starts; the
+            cluster goes on when this process leaves. With Ray: "auto" or an address of Ray's.
+        engine: "local" is ours; "ray" runs the same program on Ray, of which `start_ray` tells.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
         resources: Custom resources, ``{"license": 2}``.
+        object_store_memory: Bytes of shared memory that values may take; None is 30 % of what this
+            process may use. When it is full, values that nobody looks at move to disk.
+        object_spilling_directory: Where they move to; None is /var/tmp, or the system's directory
+            for temporary files.
         preload: Modules imported once, from which every process is forked; name what all tasks
             and actors import and is slow (``("torch",)``).
+        runtime_env: What all calls find around them, ``{"env_vars": {"SEED": "1"}, "working_dir":
+            "run", "py_paths": ["lib"]}``; calls may change it in parts by an option of this name.
+        log_to_driver: Show what tasks and actors print, marked with their name and process id.
+            Lines that several processes say alike, but for numbers, are shown once and counted.
+        isolate_gpus: Set CUDA_VISIBLE_DEVICES to "" for calls without GPUs, so that none of them
+            can take one unseen; else they see what this process sees.
+        scheduling_policy: "default" packs calls onto the fullest machine up to its half and then
+            spreads; "round_robin" takes the machines in turn; with "fifo" calls start strictly in
+            the order they came, those made inside others first, and none overtakes.
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
-        NanoRayError: An engine is running already, or this is not Linux.
-        ValueError: An amount is out of range, or a module of ``preload`` does not exist.
+        NanoRayError: An engine is running already, this is not Linux, or no daemon of the cluster
+            runs on this machine.
+        ValueError: Resources or modules are named with an address: they belong to ``nanoray
+            start``. An amount is out of range, or a module of ``preload`` does not exist.
     """
     if is_open():
         if ignore_reinit_error:
             return
         raise NanoRayError("init() was called before; call shutdown() first")
+    if engine not in ("local", "ray"):
+        raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
+    if engine == "ray":
+        if isolate_gpus or scheduling_policy != "default":
+            raise ValueError(
+                f"isolate_gpus={isolate_gpus} and scheduling_policy={scheduling_policy!r} are for "
+                f"engine='local': Ray has its own ways; leave both out"
+            )
+        from .ray_start import start_ray  # here, not above: Ray is an extra
+
+        atexit.register(shutdown)
+        set_current(
+            start_ray(
+                address,
+                amounts={"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources},
+                preload=preload,
+                runtime_env=runtime_env,
+                log_to_driver=log_to_driver,
+            )
+        )
+        return
     if sys.platform != "linux":
         raise NanoRayError(
             f"platform={sys.platform!r}: the local engine needs memfd, pidfd and prctl of Linux"
         )
+    if address is not None:
+        _join(
+            address,
+            {
+                "num_cpus": num_cpus,
+                "num_gpus": num_gpus,
+                "resources": resources,
+                "preload": preload or None,
+                "isolate_gpus": isolate_gpus or None,
+                "scheduling_policy": None if scheduling_policy == "default" else scheduling_policy,
+            },
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
+        )
+        return
     for name in [preload] if isinstance(preload, str) else preload:
         if importlib.util.find_spec(name) is None:
             raise ValueError(f"preload has {name!r}, which cannot be imported; install it")
@@ -53,12 +121,43 @@ def init(
 
     atexit.register(shutdown)
     set_current(
-        start_local(num_cpus=num_cpus, num_gpus=num_gpus, resources=resources, preload=preload)
+        start_local(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            object_store_memory=_checked_store(object_store_memory),
+            object_spilling_directory=object_spilling_directory,
+            preload=preload,
+            runtime_env=runtime_env,
+            log_to_driver=log_to_driver,
+            isolate_gpus=isolate_gpus,
+            scheduling_policy=scheduling_policy,
+        )
     )
 
 
+def _join(
+    address: str,
+    owned: Mapping[str, object],
+    *,
+    runtime_env: Mapping[str, Any] | None,
+    log_to_driver: bool,
+) -> None:
+    """Join a cluster; ``owned`` is what its machines decide, not its drivers."""
+    given = [name for name, value in owned.items() if value is not None]
+    if given:
+        raise ValueError(
+            f"address={address!r} joins a cluster whose machines have their {', '.join(given)} "
+            f"already; give them to nanoray start"
+        )
+    from .attach import attach  # here, not above: it imports numpy and cloudpickle
+
+    atexit.register(shutdown)
+    set_current(attach(address, runtime_env=runtime_env, log_to_driver=log_to_driver))
+
+
 def shutdown() -> None:
-    """End the engine and kill all its processes; does nothing when there is none."""
+    """End the engine and kill all its processes, or leave the cluster; nothing if there is none."""
     if is_open() and current().context().is_driver:
         backend = current()
         set_current(None)
@@ -85,6 +184,8 @@ def put(value: object) -> ObjectRef:
 
 def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) -> UserValue:
     """Return the value of a ref, or the values of a list of refs in order.
+
+    In a coroutine ``await ref`` instead: this would stop the loop until the value is there.
 
     Args:
         refs: One ref, or a list.
@@ -125,6 +226,31 @@ def wait(
     return ready, [ref for ref in refs if ref not in chosen]
 
 
+def cancel(
+    ref: ObjectRef | ObjectRefGenerator, *, force: bool = False, recursive: bool = True
+) -> None:
+    """End the call whose result ``ref`` is; ``get`` of it then raises TaskCancelledError.
+
+    A call that has not begun ends at once. In a task that runs, ``KeyboardInterrupt`` is raised:
+    in Python code, ``time.sleep`` and ``get`` at once, in C code when it returns; the task may
+    clean up, or return a result nevertheless. Of an actor's methods only coroutines are stopped
+    while they run, by asyncio's ``CancelledError``, and generators, between two items: neither a
+    plain method nor a thread is interrupted, for that could leave the actor's state half changed.
+    What is ready stays as it is.
+
+    Args:
+        ref: Any result of the call, or its generator; the items made before stay, and the last ref
+            is then the error.
+        force: Kill the task's process instead of raising in it; it is not retried.
+        recursive: Cancel the calls too that the call has made and that have not ended.
+
+    Raises:
+        ValueError: ``force`` for a method of an actor; ``kill`` the actor.
+    """
+    (object_id,) = _ids([ref.completed() if isinstance(ref, ObjectRefGenerator) else ref])
+    current().cancel(object_id, force=force, recursive=recursive)
+
+
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
     """Kill an actor's process at once; its pending and later calls raise ActorDiedError.
 
@@ -149,20 +275,31 @@ def get_actor(name: str) -> ActorHandle:
 
 
 def placement_group(
-    bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK"
+    bundles: Sequence[Mapping[str, float]], *, strategy: Strategy = "PACK", name: str = ""
 ) -> PlacementGroup:
     """Reserve bundles of resources together, all or none; return the group at once.
 
     Args:
         bundles: What to reserve, ``[{"CPU": 1, "GPU": 1}, ...]``.
         strategy: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD; on one node all but the last agree.
+        name: For ``get_placement_group``; empty for none.
 
     Raises:
-        InfeasibleError: The node can never hold the bundles.
-        ValueError: A bundle is empty or the strategy unknown.
+        InfeasibleError: The machines can never hold the bundles.
+        ValueError: A bundle is empty, the strategy unknown or the name taken.
     """
-    group_id = current().create_group(bundles, strategy)
-    return PlacementGroup(group_id, tuple(dict(bundle) for bundle in bundles), strategy)
+    group_id = current().create_group(bundles, strategy, name)
+    return PlacementGroup(group_id, tuple(dict(bundle) for bundle in bundles), strategy, name)
+
+
+def get_placement_group(name: str) -> PlacementGroup:
+    """Return the placement group that was made with that ``name``.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    info = current().get_group(name)
+    return PlacementGroup(info.id, info.bundles, info.strategy, name)
 
 
 def remove_placement_group(group: PlacementGroup) -> None:
@@ -170,9 +307,27 @@ def remove_placement_group(group: PlacementGroup) -> None:
     current().remove_group(group.id)
 
 
+def nodes() -> list[dict[str, Any]]:
+    """Return a row for each machine of the cluster, those that were lost included.
+
+    Keys as in Ray: NodeID, Alive, Resources, NodeManagerAddress, NodeManagerHostname and
+    NodeManagerPort (0 when the engine is this process's own and listens nowhere).
+    """
+    return current().nodes()
+
+
 def cluster_resources() -> dict[str, float]:
     """Return all resources that exist."""
     return current().resources(available=False)
+
+
+def get_gpu_ids() -> list[int] | list[str]:
+    """Return the ids of the GPUs given to this process; numbers, unless they are UUIDs.
+
+    They are what CUDA_VISIBLE_DEVICES holds: the first of them is "cuda:0" here.
+    """
+    ids = list(current().context().gpu_ids)
+    return [int(name) for name in ids] if all(name.isdecimal() for name in ids) else ids
 
 
 def available_resources() -> dict[str, float]:
@@ -197,6 +352,14 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
+
+
+def _checked_store(size: int | None) -> int | None:
+    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
+        raise ValueError(
+            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
+        )
+    return size
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -1,14 +1,15 @@
 """The engine's table of calls: what each needs, keeps alive and owes. No I/O."""
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .arenas import Arenas, Send
 from .errors import ObjectLostError
 from .messages import RawValue, Run, Spec
 from .objects import Entry, Objects
+from .transfers import Transfers
 from .value import Value, error_value
 
 
@@ -22,12 +23,22 @@ class Call:
     """Objects kept for it."""
     retries_left: int
     """-1 is without end."""
+    depth: int = 0
+    """How many calls under way it was made in."""
     num_missing: int = 0
     """Arguments that are not ready."""
     state: Literal["waiting", "queued", "running"] = "waiting"
+    worker: "Worker | None" = None
+    """The process it was sent to."""
+    is_cancelled: bool = False
+    """It was told to end while it ran, so it is not run again."""
+    ticket: int = 0
+    """It was sent ahead and may begin with this; 0 for a call that may begin anyway."""
 
     def take_retry(self) -> bool:
         """Use one retry up; return False when none is left."""
+        if self.is_cancelled:
+            return False
         if self.retries_left > 0:
             self.retries_left -= 1
             return True
@@ -37,8 +48,18 @@ class Call:
 class WorkerKey(NamedTuple):
     """Processes with equal keys may run each other's tasks."""
 
-    env: tuple[tuple[str, str], ...]
+    env: tuple[Any, ...]
     gpu_ids: tuple[str, ...]
+    machine: int
+
+
+@dataclass(slots=True, eq=False)
+class _Parcel:
+    """A call whose arguments are on their way to its machine."""
+
+    call: Call
+    is_there: bool = False
+    error: Value | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -51,17 +72,50 @@ class Worker:
     """The actor it is, or 0 for a process that runs tasks."""
     grant: int
     """The call whose resources it uses now; 0 for none."""
+    name: str
+    """The actor's class, or the first task it ran."""
+    pid: int = 0
+    """0 until it has told."""
     calls: "OrderedDict[int, Call]" = field(default_factory=OrderedDict)
     """Sent and not answered, in order."""
     codes: set[bytes] = field(default_factory=set)
     num_blocked: int = 0
+    is_serial: bool = True
+    """Whether it runs one call after the other, in the order they were sent."""
+    parcels: deque[_Parcel] = field(default_factory=deque)
+    """Calls that wait for arguments from another machine, or for one before them that does."""
+
+    @property
+    def label(self) -> str:
+        """What it is, or runs now, as its output is marked."""
+        running = next(iter(self.calls.values()), None)
+        name = self.name if self.actor or running is None else running.spec.name
+        return name.removesuffix("()").rpartition("<locals>.")[2]
 
 
 class Calls:
-    """Every call that has not ended."""
+    """Every call that has not ended.
 
-    def __init__(self, objects: Objects, arenas: Arenas, send: Send) -> None:
+    Args:
+        objects: The object table.
+        arenas: The table of shared memory.
+        transfers: Brings arguments to the machine they are needed on.
+        send: To a process.
+        on_lost: Called as ``on_lost(worker, call, error)`` when a call was sent and its arguments
+            cannot be brought to its machine.
+    """
+
+    def __init__(
+        self,
+        objects: Objects,
+        arenas: Arenas,
+        transfers: Transfers,
+        send: Send,
+        *,
+        on_lost: Callable[[Worker, Call, Value], None],
+    ) -> None:
         self._objects, self._arenas, self._send = objects, arenas, send
+        self._transfers, self._on_lost = transfers, on_lost
         self._codes: dict[bytes, bytes] = {}
         self._calls: dict[int, Call] = {}
 
@@ -71,6 +125,18 @@ class Calls:
     def get(self, call_id: int) -> Call | None:
         """Return the call, or None when it has ended."""
         return self._calls.get(call_id)
+
+    def depth(self, spec: Spec) -> int:
+        """Return how many calls under way a call was made in, one inside the other."""
+        depth, parent = 0, self._calls.get(spec.parent)
+        while parent is not None:
+            depth, parent = depth + 1, self._calls.get(parent.spec.parent)
+        return depth
+
+    def owing(self, object_id: int) -> Call | None:
+        """Return the call that will make the object, or None when it is there or unknown."""
+        entry = self._objects.get(object_id)
+        return None if entry is None else self._calls.get(entry.call)
 
     def live(self) -> list[Call]:
         """Return every call that has not ended."""
@@ -86,7 +152,7 @@ class Calls:
     def add(self, caller: int, spec: Spec, *, on_ready: Callable[[Call], None]) -> Call:
         """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
         for object_id in spec.returns:
-            self._objects.create(object_id, caller)
+            self._objects.create(object_id, caller).call = spec.id
         if spec.kind == "new":
             self._objects.create(spec.actor, caller)  # never complete: it counts the handles
         pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
@@ -104,13 +170,12 @@ class Calls:
     def refuse(self, spec: Spec) -> None:
         """Give back what came with a call that is not accepted."""
         if spec.args_id and spec.args is not None:
-            value = Value(*spec.args)
-            self._arenas.retain(value)
-            self._arenas.release(value)
+            self.discard([(spec.args, ())])
 
     def argument_error(self, call: Call) -> Value | None:
         """Return the error of the first argument that failed."""
-        for object_id in call.spec.deps:
+        spec = call.spec
+        for object_id in (*spec.deps, spec.args_id) if spec.args_id else spec.deps:
             entry = self._objects.get(object_id)
             if entry is None:
                 reason = f"argument {object_id:x} of {call.spec.name} does not exist (any more)"
@@ -120,19 +185,49 @@ class Calls:
         return None
 
     def send(self, worker: Worker, call: Call) -> None:
-        """Send a call whose arguments are ready, and before it whatever it needs."""
+        """Send a call whose arguments are ready, behind those sent before."""
+        call.state, call.worker = "running", worker
+        worker.calls[call.spec.id] = call
         spec = call.spec
-        call.state = "running"
-        worker.calls[spec.id] = call
+        needed = (*spec.deps, spec.args_id) if spec.args_id else spec.deps
+        if not worker.parcels and not self._transfers.are_away(worker.key.machine, needed):
+            self._deliver(worker, call)
+            return
+        parcel = _Parcel(call)
+        worker.parcels.append(parcel)
+
+        def arrived(error: Value | None) -> None:
+            parcel.is_there, parcel.error = True, error
+            self._deliver_parcels(worker)
+
+        self._transfers.localize(worker.key.machine, needed, arrived)
+
+    def _deliver_parcels(self, worker: Worker) -> None:
+        """Send what has arrived, up to the first call that still waits."""
+        while worker.parcels and worker.parcels[0].is_there:
+            parcel = worker.parcels.popleft()
+            call = parcel.call
+            if call.worker is not worker or worker.calls.get(call.spec.id) is not call:
+                continue  # the worker is gone, or the call was withdrawn from it
+            error = parcel.error or self.argument_error(call)
+            if error is None:
+                self._deliver(worker, call)
+            else:
+                self._on_lost(worker, call, error)
+
+    def _deliver(self, worker: Worker, call: Call) -> None:
+        """Send a call whose arguments are on its machine, and before it whatever it needs."""
+        spec = call.spec
         if spec.code and spec.code not in worker.codes:
             worker.codes.add(spec.code)
             self._send(worker.id, ("code", spec.code, self._codes[spec.code]))
         deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
-        if spec.args is not None:
-            self._arenas.ship(worker.id, Value(*spec.args))
+        args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
         head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        run = Run(*head, spec.args, spec.args_id, deps, spec.returns, spec.retry_on)
-        self._send(worker.id, ("run", *run))
+        ends = (deps, spec.returns, spec.retry_on, spec.stream)
+        is_behind = worker.is_serial and len(worker.calls) > 1
+        run = Run(*head, args, spec.args_id, *ends, call.ticket)
+        self._send(worker.id, ("then" if is_behind else "run", *run))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
         """End a call with its results."""
@@ -141,6 +236,13 @@ class Calls:
             self._arenas.retain(value)
             self._objects.complete(object_id, value, contains=held)
         self._forget(call)
+
+    def discard(self, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
+        """Give back the results of a call that has ended in another way."""
+        for raw, _ in results:
+            value = Value(*raw)
+            self._arenas.retain(value)
+            self._arenas.release(value)
 
     def fail(self, call: Call, error: Value) -> None:
         """End a call with an error in place of every result."""
@@ -165,8 +267,11 @@ class Calls:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
-        self._arenas.ship(worker.id, entry.value)
-        return entry.value
+        value = self._transfers.on(worker.key.machine, object_id, entry.value)
+        assert value is not None, "arguments have been brought here"
+        self._objects.touch(object_id)
+        self._arenas.ship(worker.id, value)
+        return value
 
     def _forget(self, call: Call) -> None:
         if self._calls.pop(call.spec.id, None) is not None:

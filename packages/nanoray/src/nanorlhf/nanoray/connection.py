@@ -10,19 +10,18 @@ import os
 import select
 import socket
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from .wire import Message, Unpacker, pack
 
-_CHUNK = 1 << 18
+_CHUNK = 1 << 16  # twice as much is taken from the kernel anew for every read
 _MAX_FDS = 64
 
 
 class _Frame(NamedTuple):
     data: bytes
-    fd: int | None
-    close_fd: bool
+    fds: Sequence[int]
 
 
 class Connection:
@@ -38,9 +37,9 @@ class Connection:
         """Return the socket's descriptor, for selectors."""
         return self.sock.fileno()
 
-    def queue(self, message: Message, *, fd: int | None = None, close_fd: bool = False) -> None:
-        """Append a message, and a file to pass with it, to what ``flush`` will send."""
-        self._outbox.append(_Frame(pack(message), fd, close_fd))
+    def queue(self, message: Message, *, fds: Sequence[int] = ()) -> None:
+        """Append a message to what ``flush`` will send, and files, which are closed when sent."""
+        self._outbox.append(_Frame(pack(message), fds))
 
     def flush(self) -> bool:
         """Send as much as the socket takes; return True when nothing is left.
@@ -58,10 +57,9 @@ class Connection:
             except (BrokenPipeError, ConnectionResetError):
                 self._discard(batch)
                 continue
-            if batch.close_fd and batch.fd is not None:
-                os.close(batch.fd)
+            self._discard(batch)
             if sent < len(batch.data):
-                self._outbox.appendleft(_Frame(batch.data[sent:], None, False))
+                self._outbox.appendleft(_Frame(batch.data[sent:], ()))
         return True
 
     def receive(self, timeout_s: float | None = None) -> list[Message]:
@@ -113,20 +111,21 @@ class Connection:
     def _next_batch(self) -> _Frame:
         """Return the next frames as one: a frame with a file starts a batch of its own."""
         first = self._outbox.popleft()
-        if not self._outbox or self._outbox[0].fd is not None:
+        if not self._outbox or self._outbox[0].fds:
             return first
         parts = [first.data]
-        while self._outbox and self._outbox[0].fd is None:
+        while self._outbox and not self._outbox[0].fds:
             parts.append(self._outbox.popleft().data)
-        return _Frame(b"".join(parts), first.fd, first.close_fd)
+        return _Frame(b"".join(parts), first.fds)
 
     def _send(self, frame: _Frame) -> int:
-        if frame.fd is None:
+        if not frame.fds:
             return self.sock.send(frame.data)
-        rights = array.array("i", [frame.fd])
+        rights = array.array("i", frame.fds)
         return self.sock.sendmsg([frame.data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
     @staticmethod
     def _discard(frame: _Frame) -> None:
-        if frame.close_fd and frame.fd is not None:
-            os.close(frame.fd)
+        """Close the files of a frame that has been sent, or never will be."""
+        for fd in frame.fds:
+            os.close(fd)

@@ -79,10 +79,12 @@ class Registration:
         self.daemon = Daemon(directory, role, os.getpid(), head, address)
         directory.mkdir(mode=0o700)
         self.daemon.logs.mkdir(mode=0o700)
-        self._file = open(directory / _ABOUT, "x", encoding="utf-8")  # noqa: SIM115  held for life
+        new = directory / "new"
+        self._file = open(new, "x", encoding="utf-8")  # noqa: SIM115  held for life
         fcntl.flock(self._file, fcntl.LOCK_EX)
         json.dump({"role": role, "pid": os.getpid(), "head": head, "address": address}, self._file)
         self._file.flush()
+        new.rename(directory / _ABOUT)  # whoever sees it sees it locked
 
     def listen(self) -> socket.socket:
         """Open the socket at which drivers attach."""
@@ -128,7 +130,7 @@ def private_directory(path: Path) -> Path:
 
 
 def daemons(root: Path | None = None) -> list[Daemon]:
-    """Return the living daemons of this user on this machine, the youngest first."""
+    """Return the living daemons of this user on this machine, heads first, then the youngest."""
     found: list[tuple[float, Daemon]] = []
     for path in (default_root() if root is None else root).glob(f"*/{_ABOUT}"):
         with (
@@ -140,14 +142,15 @@ def daemons(root: Path | None = None) -> list[Daemon]:
                 head, address = Address(*about["head"]), Address(*about["address"])
                 daemon = Daemon(path.parent, about["role"], about["pid"], head, address)
                 found.append((path.stat().st_mtime, daemon))
-    return [daemon for _, daemon in sorted(found, key=lambda pair: -pair[0])]
+    found.sort(key=lambda pair: (pair[1].role != "head", -pair[0]))
+    return [daemon for _, daemon in found]
 
 
 def find_daemon(head: Address | None, *, root: Path | None = None) -> Daemon:
     """Return the daemon of this machine through which a driver joins a cluster.
 
     Args:
-        head: The cluster's head; None is the cluster whose daemon started last.
+        head: The cluster's head; None is that of this machine's head, or of its youngest agent.
         root: The directory of all daemons; None is ``default_root()``.
 
     Raises:
@@ -183,7 +186,9 @@ def stop_daemons(*, root: Path | None = None, timeout_s: float = 10.0) -> list[D
                 _end(daemon, pidfd, deadline)
             finally:
                 os.close(pidfd)
-        shutil.rmtree(daemon.directory, ignore_errors=True)
+    for path in (default_root() if root is None else root).glob(f"*/{_ABOUT}"):
+        if not _is_alive(path):  # one of these, or one that was killed before
+            shutil.rmtree(path.parent, ignore_errors=True)
     return living
 
 
@@ -194,7 +199,7 @@ def peer_uid(sock: socket.socket) -> int:
 
 
 def _end(daemon: Daemon, pidfd: int, deadline: float) -> None:
-    if not _is_alive(daemon):
+    if not _is_alive(daemon.directory / _ABOUT):
         return  # it ended before we held its number
     for number in (signal.SIGTERM, signal.SIGKILL):
         signal.pidfd_send_signal(pidfd, number)
@@ -202,9 +207,9 @@ def _end(daemon: Daemon, pidfd: int, deadline: float) -> None:
             return
 
 
-def _is_alive(daemon: Daemon) -> bool:
+def _is_alive(path: Path) -> bool:
     try:
-        with open(daemon.directory / _ABOUT, encoding="utf-8") as file:
+        with open(path, encoding="utf-8") as file:
             return _is_locked(file.fileno())
     except FileNotFoundError:
         return False

@@ -6,25 +6,35 @@
                      +-- lock -- Node ----+-- worker 2     each over a socket pair
     I/O thread ------+                    +-- zygote       forks, kills and reaps the workers
 
-A driver thread hands its message to the node itself and writes to the worker's socket; only
-answers pass through the I/O thread.
+A driver thread hands its message to the node itself and writes to the worker's socket. While it
+waits for an answer it also reads the sockets itself, and the I/O thread steps back: a call then
+costs no switch between threads. Two threads that poll at once do no harm, so stepping back is a
+matter of speed alone.
 """
 
 import contextlib
 import logging
+import math
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
+from queue import SimpleQueue
 from typing import Any
 
 from .errors import EngineError
-from .hub import Hub
+from .guard import Guard
+from .hub import Hub, describe_machine
+from .logs import Printer
 from .messages import DRIVER
 from .node import Node
+from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
 from .store import Reader
+from .value import Block
 from .waits import Answer
 from .wire import Message
 
@@ -32,6 +42,8 @@ log = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
+_STEP_BACK_S = 0.002
+"""So long after a driver thread has polled does the I/O thread leave the sockets alone."""
 _PATIENCE_S = 10.0
 """After this long a ``get`` logs what it waits for."""
 
@@ -41,6 +53,8 @@ class _Question:
 
     def __init__(self) -> None:
         self.payload: Answer | None = None
+        self.poller = 0
+        """The thread that polls until the answer is there."""
         self._done = threading.Lock()
         self._done.acquire()
 
@@ -60,26 +74,60 @@ class Engine:
         holds: The driver's hold log.
         reader: The driver's reader.
         preload: Modules the zygote imports.
+        store_bytes: Shared memory that values may take; None for a part of what there is.
+        spill_directory: Where values go that are not used and have no room; None to choose.
+        log_to_driver: Whether to show what workers print.
+        isolate_gpus: Whether calls without GPUs see none.
+        policy: Which machine calls go to, and in which order they start.
     """
 
-    def __init__(self, pool: Pool, *, holds: HoldLog, reader: Reader, preload: list[str]) -> None:
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        pool: Pool,
+        *,
+        holds: HoldLog,
+        reader: Reader,
+        preload: list[str],
+        store_bytes: int | None,
+        spill_directory: str | None,
+        log_to_driver: bool,
+        isolate_gpus: bool,
+        policy: Policy,
+    ) -> None:
+        self._lock = Guard()
         self._holds, self._reader = holds, reader
         self._totals = dict(pool.totals)
-        self._free: Callable[[int, int], None] = lambda arena_id, offset: None
-        self._to_free: deque[tuple[int, int]] = deque()
+        self._take_back: Callable[[Message], None] = lambda message: None
+        self._to_take: deque[Message] = deque()
         self._questions: dict[int, _Question] = {}
+        self._foreground = threading.Lock()
+        """Held by the driver thread that polls."""
+        self._num_polls = 0
+        self._is_parked = False
+        self._unpark = threading.Semaphore(0)
+        self._later: dict[int, Callable[[Answer | None], None]] = {}
+        self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        """What is to be done about late answers, outside the lock."""
         self._num_asked = 0
         self._is_over = False
+        self._printer = Printer() if log_to_driver else None
         cpus = self._totals.get("CPU", 0) // 10_000
-        self.node = Node(pool, self, max_idle=max(1, cpus))
+        about = describe_machine(pool, store_bytes=store_bytes, directory=spill_directory)
+        self.node = Node(
+            pool,
+            self,
+            max_idle=max(1, cpus),
+            about=about,
+            isolate_gpus=isolate_gpus,
+            policy=policy,
+        )
         self._hub = Hub(self, preload)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
-    def on_free(self, free: Callable[[int, int], None]) -> None:
-        """Set who takes back the driver's own blocks."""
-        self._free = free
+    def on_take_back(self, take_back: Callable[[Message], None]) -> None:
+        """Set who does what messages say about the driver's own memory."""
+        self._take_back = take_back
 
     # -- Link ----------------------------------------------------------------------------------
 
@@ -92,8 +140,9 @@ class Engine:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
-            self._settle()
-        self._free_blocks()
+            self.node.settle()
+            self._hub.flush(urgent_only=True)
+        self._take_back_memory()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Ask the node and wait for its answer."""
@@ -106,19 +155,44 @@ class Engine:
             self._take_holds()
             self.node.handle(DRIVER, (verb, req, *fields))
             self._settle()
+        self._take_back_memory()
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
-                question.wait(timeout_s)
-            elif not question.wait(_PATIENCE_S):
+                self._wait(question, timeout_s)
+            elif not self._wait(question, _PATIENCE_S):
                 self._log_wait(fields[0])
-                question.wait(None if timeout_s is None else timeout_s - _PATIENCE_S)
+                self._wait(question, None if timeout_s is None else timeout_s - _PATIENCE_S)
         finally:
             if question.payload is None:  # out of time, or interrupted by Ctrl-C
                 with self._lock:
                     self._questions.pop(req, None)
                     self.node.handle(DRIVER, ("cancel", req))
         return question.payload
+
+    def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
+        """Ask the node; ``next_late`` hands out the call of ``then``."""
+        with self._lock:
+            self._check_running()
+            self._num_asked += 1
+            req = self._num_asked
+            self._later[req] = then
+            self._take_holds()
+            self.node.handle(DRIVER, (verb, req, *fields))
+            self._settle()
+        return req
+
+    def forget(self, req: int) -> None:
+        """Give a late question up."""
+        with self._lock:
+            then = self._later.pop(req, None)
+            if then is not None:
+                self.node.handle(DRIVER, ("cancel", req))
+                self._thunks.put(partial(then, None))
+
+    def next_late(self) -> Callable[[], None]:
+        """Wait for the next late answer; return what is to be done about it."""
+        return self._thunks.get()
 
     def close(self) -> None:
         """End every process and fail every thread that still waits."""
@@ -128,18 +202,38 @@ class Engine:
             self._is_over = True
             self.node.break_down("the engine was shut down while this was waiting")
             self._hub.stop()
+        self._hub.wake()
+        self._unpark.release()
         self._thread.join()
-        self._hub.close()
+        with self._foreground:  # a driver thread that polls has heard of the end
+            self._reader.close()
+            self._hub.close()
+        self._lock.restore()
+        if self._printer is not None:
+            self._printer.print(now_s=float("inf"))
 
     # -- Rim -----------------------------------------------------------------------------------
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
         """Start a process."""
-        self._hub.fork(worker, {**setup, "totals": self._totals})
+        del machine  # there is one
+        self._hub.fork(worker, {**setup, "totals": [self._totals]})
 
     def kill(self, worker: int) -> None:
         """Kill a process."""
         self._hub.kill(worker)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process begin a call sent ahead."""
+        self._hub.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process has not begun."""
+        return self._hub.recall(worker)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._hub.interrupt(worker, call_id)
 
     def send(self, process: int, message: Message) -> None:
         """Queue a message for a worker, or do what it says when it is for the driver."""
@@ -153,16 +247,29 @@ class Engine:
         elif message[0] == "forget":
             self._reader.forget(message[1])
         else:
-            self._to_free.append((message[1], message[2]))
+            self._to_take.append(message)
 
     def answer(self, req: int, payload: Answer) -> None:
-        """Wake the driver thread that asked."""
+        """Wake the driver thread that asked, or the one that delivers late answers."""
         question = self._questions.pop(req, None)
         if question is not None:
             question.resolve(payload)
+            if question.poller not in (0, threading.get_ident()):
+                self._hub.wake()
+        elif req in self._later:
+            self._thunks.put(partial(self._later.pop(req), payload))
 
-    def close_arena(self, arena_id: int) -> None:
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Nothing is ever on another machine."""
+        raise AssertionError(f"fetch {number} of {block} from {source} to {target}")
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        return self._hub.tail(worker)
+
+    def close_arena(self, arena_id: int, machine: int) -> None:
         """Close the arena's file, and forget it in the driver too."""
+        del machine
         self._reader.forget(arena_id)
         self._hub.close_arena(arena_id)
 
@@ -184,18 +291,65 @@ class Engine:
         """The zygote is gone."""
         self.node.break_down(reason)
 
-    # -- I/O thread ----------------------------------------------------------------------------
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """Show what a worker printed under the name of what it does."""
+        if self._printer is not None:
+            source = f"({self.node.supervisor.label(worker)} pid={pid})"
+            self._printer.add(source, stream, lines, now_s=time.monotonic())
+            if self._is_parked:  # printing may block: the I/O thread does it
+                self._unpark.release()
+
+    # -- who polls -----------------------------------------------------------------------------
 
     def _loop(self) -> None:
+        """Serve the sockets whenever no driver thread does, nor has for a while."""
+        num_polls = 0
         while not self._is_over:
-            events = self._hub.poll(_IDLE_POLL_S)
-            with self._lock:
-                if self._is_over:
-                    return
-                self._hub.serve(events)
-                self._take_holds()
-                self._settle()
-            self._free_blocks()
+            if self._foreground.locked():
+                self._is_parked = True
+                self._unpark.acquire(timeout=_IDLE_POLL_S)
+                self._is_parked = False
+            elif self._questions or self._later or num_polls == self._num_polls:
+                self._serve(self._hub.poll(_IDLE_POLL_S))
+            else:
+                num_polls = self._num_polls
+                self._unpark.acquire(timeout=_STEP_BACK_S)
+            if self._printer is not None:
+                self._printer.print(now_s=time.monotonic())
+
+    def _wait(self, question: _Question, timeout_s: float | None) -> bool:
+        """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""
+        if question.payload is not None:
+            return True
+        if not self._foreground.acquire(blocking=False):
+            return question.wait(timeout_s)
+        question.poller = threading.get_ident()
+        try:
+            self._serve_until(question, timeout_s)
+        finally:
+            question.poller = 0
+            self._num_polls += 1
+            self._foreground.release()
+            if self._is_parked:
+                self._unpark.release()
+        return question.payload is not None
+
+    def _serve_until(self, question: _Question, timeout_s: float | None) -> None:
+        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while question.payload is None:
+            left = deadline - time.monotonic()
+            self._serve(self._hub.poll(max(0.0, min(_IDLE_POLL_S, left))))
+            if left <= 0:
+                return
+
+    def _serve(self, events: list[tuple[int, int]]) -> None:
+        with self._lock:
+            if self._is_over:
+                return
+            self._hub.serve(events)
+            self._take_holds()
+            self._settle()
+        self._take_back_memory()
 
     # -- plumbing ------------------------------------------------------------------------------
 
@@ -217,10 +371,10 @@ class Engine:
         self.node.settle()
         self._hub.flush()
 
-    def _free_blocks(self) -> None:
-        """Free the driver's own dead blocks, without the lock: the store may call back."""
-        if not self._to_free:
+    def _take_back_memory(self) -> None:
+        """Take back the driver's own memory, without the lock: the store may call back."""
+        if not self._to_take:
             return
         with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
-                self._free(*self._to_free.popleft())
+                self._take_back(self._to_take.popleft())

@@ -11,6 +11,7 @@
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
       ObjectLostError            a ref names no object of this engine
+      StoreFullError             a value does not fit into shared memory; also a MemoryError
       PlacementGroupRemovedError the group a call was placed in is gone
       SerializationError         a value cannot travel; also a TypeError
       AuthenticationError        a machine did not prove that it has the cluster's token
@@ -18,7 +19,9 @@
 """
 
 import pickle
+import traceback
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
 
@@ -55,6 +58,10 @@ class InfeasibleError(NanoRayError, ValueError):
 
 class ObjectLostError(NanoRayError):
     """A ref names an object this engine does not have."""
+
+
+class StoreFullError(NanoRayError, MemoryError):
+    """A value does not fit into shared memory, not even after others were moved to disk."""
 
 
 class PlacementGroupRemovedError(NanoRayError):
@@ -99,8 +106,13 @@ class TaskError(NanoRayError):
 def task_error(where: str, remote_traceback: str, cause: BaseException | None) -> TaskError:
     """Return the error to raise for ``cause``, of a class derived from both trees.
 
+    The cause of an error that came through several calls is the first one: it is caught by its
+    class at every level, and the text tells of all of them.
+
     Mirrors ``RayTaskError.as_instanceof_cause`` of Ray (python/ray/exceptions.py).
     """
+    while isinstance(cause, TaskError):
+        cause = cause.cause
     kind = _dual_class(type(cause)) if isinstance(cause, Exception) else TaskError
     error = _instance(kind, cause)
     error.where, error.remote_traceback, error.cause = where, remote_traceback, cause
@@ -108,10 +120,23 @@ def task_error(where: str, remote_traceback: str, cause: BaseException | None) -
     return error
 
 
+def traceback_text(error: BaseException, frames: TracebackType | None) -> str:
+    """Return the traceback of an error from ``frames`` on, with those of its causes.
+
+    What a TaskError says includes its cause, which must not be told again at each level: the text
+    would double with every call that an error passes through.
+    """
+    whole = traceback.TracebackException(type(error), error, frames)
+    link: traceback.TracebackException | None = whole
+    while link is not None:
+        if link.exc_type is not None and issubclass(link.exc_type, TaskError):
+            link.__cause__ = link.__context__ = None
+        link = link.__cause__ or link.__context__
+    return "".join(whole.format()).rstrip()
+
+
 def _dual_class(cause: type[Exception]) -> type[TaskError]:
     """Return a class under TaskError and ``cause``; TaskError alone when Python refuses."""
-    if issubclass(cause, TaskError):
-        return TaskError
     own = {name: TaskError.__dict__[name] for name in ("__str__", "__reduce__")}
     own["__init__"] = lambda self, *args: None
     try:
@@ -122,7 +147,9 @@ def _dual_class(cause: type[Exception]) -> type[TaskError]:
 
 def _instance(kind: type[TaskError], cause: BaseException | None) -> TaskError:
     """Return an instance that carries the cause's args and attributes."""
-    error = kind.__new__(kind)
+    # MemoryError refuses to be a mere base of what it makes: its constructor is not asked.
+    is_memory = isinstance(cause, MemoryError)
+    error = BaseException.__new__(kind) if is_memory else kind.__new__(kind)
     if kind is TaskError or cause is None:
         return error
     error.__dict__.update(vars(cause))

@@ -9,12 +9,24 @@ from .refs import ObjectRef
 class PlacementGroup:
     """Resources reserved together, bundle by bundle; made by ``placement_group``.
 
-    It may be passed to tasks and actors. It lives until ``remove_placement_group``.
+    It may be passed to tasks and actors. It lives until ``remove_placement_group``. When a machine
+    is lost, the bundles it had are reserved again on others; ``ready`` waits until they are.
     """
 
     id: int
     bundles: tuple[dict[str, float], ...]
     strategy: str
+    name: str = ""
+
+    @property
+    def bundle_specs(self) -> list[dict[str, float]]:
+        """What each bundle reserves, as Ray calls it."""
+        return [dict(bundle) for bundle in self.bundles]
+
+    @property
+    def bundle_count(self) -> int:
+        """The number of bundles."""
+        return len(self.bundles)
 
     def ready(self) -> ObjectRef:
         """Return a ref that is ready (its value is None) once every bundle is reserved."""

@@ -19,6 +19,7 @@ Either side then derives one key for each direction, which ``records.py`` uses.
 import hashlib
 import hmac
 import struct
+import sys
 from collections.abc import Collection
 from typing import Literal, NamedTuple
 
@@ -30,6 +31,10 @@ VERSION = 1
 
 MAX_BYTES = 4096
 """All that an unknown peer may make us keep."""
+
+DIALECT = (VERSION, *sys.version_info[:2])
+"""What processes that know each other still must agree on: marshal and pickled code are Python's,
+and differ between its versions."""
 
 DEADLINE_S = 5.0
 """All the time that an unknown peer gets."""
@@ -162,6 +167,20 @@ class Answerer:
         _check_proof(proof, _mac(self._token, b"caller", self._terms))
         self.rest, self._buffer = self._buffer[_PROOF_BYTES:], b""
         self.session = _session(self._token, self._purpose, self._terms, is_caller=False)
+
+
+def wrong_dialect(other: tuple[int, ...]) -> str:
+    """Return why a process of another dialect cannot take part.
+
+    >>> wrong_dialect((1, 3, 10)).partition(";")[0]
+    'it speaks version 1 of the protocol under Python 3.10'
+    """
+    version, *python = other
+    ours = ".".join(map(str, DIALECT[1:]))
+    return (
+        f"it speaks version {version} of the protocol under Python {'.'.join(map(str, python))}; "
+        f"this cluster speaks {VERSION} under Python {ours}: use the same on all machines"
+    )
 
 
 def check_token(token: bytes) -> bytes:

@@ -11,7 +11,10 @@ An arena's file stays here: a message that speaks of one loses its file when it 
 it back when it goes out to a process of this machine. Not thread-safe: the owner has a lock.
 """
 
+import contextlib
+import functools
 import os
+import secrets
 import select
 import socket
 import sys
@@ -19,11 +22,40 @@ from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from .connection import Connection
-from .supervisor import describe_exit
+from .exits import describe_exit
+from .machines import About
+from .memory import default_store_bytes
+from .outputs import Outputs, Printed
+from .resources import GPU, Pool
+from .spill import spill_directory
+from .tickets import Tickets
 from .wire import Message
 from .zygote import end, launch
 
 _ZYGOTE = -1
+_MAX_PATIENT = 32
+_NODE_ID_BYTES = 28  # as long as Ray's
+
+
+def describe_machine(
+    pool: Pool,
+    address: tuple[str, int] | None = None,
+    *,
+    store_bytes: int | None = None,
+    directory: str | None = None,
+) -> About:
+    """Return what this machine says of itself."""
+    amounts = tuple((name, amount) for name, amount in pool.totals.items() if name != GPU)
+    node_id = secrets.token_hex(_NODE_ID_BYTES)
+    return About(
+        node_id,
+        socket.gethostname(),
+        address,
+        amounts,
+        tuple(pool.gpus),
+        default_store_bytes() if store_bytes is None else store_bytes,
+        spill_directory(directory),
+    )
 
 
 class Peer(Protocol):
@@ -73,6 +105,10 @@ class Owner(Protocol):
         """The zygote is gone, and every forked process with it."""
         ...
 
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """A forked process wrote whole lines to "stdout" or "stderr"."""
+        ...
+
 
 class Hub:
     """The sockets, files and processes of one machine.
@@ -89,10 +125,17 @@ class Hub:
         self._by_fd: dict[int, int] = {}
         self._watched: dict[int, Callable[[], None]] = {}
         self._dirty: set[int] = set()
+        self._patient: dict[int, int] = {}
+        """Messages queued for a peer that may wait until it has spoken."""
         self._stuck: set[int] = set()
         """Peers whose sockets are full."""
         self._arenas: dict[int, int] = {}
+        self._outputs = Outputs()
+        self._tickets: dict[int, Tickets] = {}
+        self._pids: dict[int, int] = {}
         self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self.watch(self._alarm, self._hear_alarm)
         self._process, sock = launch(preload)
         sock.setblocking(False)
         self._zygote = Connection(sock)
@@ -110,20 +153,40 @@ class Hub:
         ours, theirs = socket.socketpair()
         ours.setblocking(False)
         self._forked.add(worker)
-        self._add(worker, Connection(ours))
-        self._zygote.queue(("fork", worker), fd=theirs.detach(), close_fd=True)
+        link = Connection(ours)
+        self._add(worker, link)
+        readers, writers = self._outputs.open(worker)
+        for reader in readers:
+            self.watch(reader, functools.partial(self._read_output, reader))
+        self._zygote.queue(("fork", worker), fds=(theirs.detach(), *writers))
         self._dirty.add(_ZYGOTE)
         path = [entry for entry in sys.path if isinstance(entry, str)]
-        self.send(worker, ("setup", {"path": path, **setup}))
+        tickets = self._tickets[worker] = Tickets()
+        link.queue(("setup", {"path": path, **setup}), fds=(os.dup(tickets.reader.fileno()),))
+        self._dirty.add(worker)
 
     def kill(self, worker: int) -> None:
         """Have the zygote kill a process; no harm when it is gone."""
         self._zygote.queue(("kill", worker))
         self._dirty.add(_ZYGOTE)
 
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have the zygote tell a process that a call is cancelled; no harm when it is gone."""
+        self._zygote.queue(("interrupt", worker, call_id))
+        self._dirty.add(_ZYGOTE)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process begin the call with this ticket, unless it is recalled first."""
+        self._tickets[worker].offer(ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process for what it has not begun."""
+        return self._tickets[worker].recall()
+
     def attach(self, process: int, link: Peer) -> None:
         """Listen to a process or machine that has come by itself."""
         self._add(process, link)
+        self._serve(process, select.EPOLLIN)  # a channel may have come with its first messages
 
     def detach(self, process: int) -> None:
         """Hang up on who was attached; what is queued for it is sent if its socket takes it."""
@@ -140,10 +203,21 @@ class Hub:
         if link is None:
             return
         if message[0] == "arena" and isinstance(link, Connection):
-            link.queue(message, fd=self._arenas[message[1]])
+            link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        self._dirty.add(process)
+        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
+            self._patient[process] = self._patient.get(process, 0) + 1
+        else:
+            self._dirty.add(process)
+
+    def pid(self, worker: int) -> int:
+        """Return the process id of a forked process; 0 until the zygote has told it."""
+        return self._pids.get(worker, 0)
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a forked process printed."""
+        return self._outputs.tail(worker)
 
     # -- arenas --------------------------------------------------------------------------------
 
@@ -178,6 +252,14 @@ class Hub:
         """Wait for something to happen, without the owner's lock; hand the result to ``serve``."""
         return self._epoll.poll(timeout_s)
 
+    def wake(self) -> None:
+        """Make ``poll`` in another thread return."""
+        os.eventfd_write(self._alarm, 1)
+
+    def _hear_alarm(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # another thread that polls has heard it
+            os.eventfd_read(self._alarm)
+
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Do what readiness asks for, and tell the owner."""
         for fd, event in events:
@@ -186,9 +268,16 @@ class Hub:
             elif fd in self._watched:
                 self._watched[fd]()
 
-    def flush(self) -> None:
-        """Send what has been queued."""
+    def flush(self, *, urgent_only: bool = False) -> None:
+        """Send what has been queued, or ``urgent_only`` what cannot wait.
+
+        A call behind another one ("then") cannot start before that one is answered, and the answer
+        ends in a flush of all. So a burst of calls needs few writes and wakes its process rarely.
+        """
+        if not urgent_only:
+            self._dirty.update(self._patient)
         for process in self._dirty:
+            self._patient.pop(process, None)
             link = self._links[process]
             is_stuck = not link.flush()
             if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
@@ -205,9 +294,14 @@ class Hub:
     def close(self) -> None:
         """Wait for the zygote to end, and close everything; call after ``stop``."""
         end(self._process)
+        for worker in self._forked:
+            self._close_outputs(worker)
+        for tickets in self._tickets.values():
+            tickets.close()
         for link in self._links.values():
             link.close()
         self._epoll.close()
+        os.close(self._alarm)
         for fd in self._arenas.values():
             os.close(fd)
         self._arenas.clear()
@@ -228,7 +322,10 @@ class Hub:
 
     def _hear(self, process: int, link: Peer, message: Message) -> None:
         if process == _ZYGOTE:
-            self._exited(message[1], message[2])
+            if message[0] == "forked":
+                self._pids[message[1]] = message[2]
+            else:
+                self._exited(message[1], message[2])
             return
         if message[0] == "arena" and isinstance(link, Connection):
             self._arenas[message[1]] = link.take_fd()
@@ -262,7 +359,29 @@ class Hub:
         self._forget_link(worker)
         self._links.pop(worker).close()
         self._forked.discard(worker)
+        for fd in self._outputs.of(worker):
+            self._read_output(fd)
         self._owner.exited(worker, status)
+        self._tickets.pop(worker).close()
+        self._close_outputs(worker)
+        self._pids.pop(worker, None)
+
+    def _read_output(self, fd: int) -> None:
+        printed, is_open = self._outputs.read(fd)
+        self._show(printed)
+        if not is_open:
+            self.unwatch(fd)
+
+    def _close_outputs(self, worker: int) -> None:
+        for fd in self._outputs.of(worker):
+            self._read_output(fd)
+            self.unwatch(fd)
+            self._show(self._outputs.close(fd))
+
+    def _show(self, printed: Printed) -> None:
+        if printed.lines:
+            pid = self.pid(printed.worker)
+            self._owner.printed(printed.worker, pid, printed.stream, printed.lines)
 
     def _add(self, process: int, link: Peer) -> None:
         self._links[process] = link
@@ -275,4 +394,5 @@ class Hub:
 
     def _forget_link(self, process: int) -> None:
         self._dirty.discard(process)
+        self._patient.pop(process, None)
         self._stuck.discard(process)

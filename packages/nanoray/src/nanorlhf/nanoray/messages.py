@@ -10,39 +10,54 @@ To the engine::
     put     id, value, held
     call    *Spec                           a task, an actor's constructor, or a method call
     create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
-    done    call_id, [(value, held)], error
+    done    call_id, [(value, held)], error, span
     retry   call_id, error                  it raised what its ``retry_on`` names
-    failed  call_id, text                   a constructor raised
+    failed  call_id, text, span             a constructor raised
+    item    stream_id, i, id, value, held   what a generator made
+    next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
     wait    req, ids, n         -> ("ready", [id])
     cancel  req                             the asker gave up waiting
-    stop    req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart
-    group   group_id, bundles, strategy
+    group   req, group_id, bundles, strategy, name -> ("plain", why not | None)
+    group_named req, name       -> ("plain", (id, bundles, strategy) | None)
+    feasible req, *Request      -> ("plain", why not | None)
     ungroup group_id
+    born    pid                             a worker has begun
+    state   req, kind           -> ("plain", rows)
+    timeline req                -> ("plain", [fields of Ran])
     arena   arena_id, size  (+ fd)          a new arena of the sender
     retire  arena_id
+    room    req, size, missing, stage -> ("plain", ("grant", size) | ("spill", dir, [(id, block)]))
+    spare   size                            room it was granted and does not need
+    spilled req, arena_id, [(id, offset, checksum)] -> ("plain", None)  an arena that is a file
+    unspilled reason
 
 To a worker::
 
     setup   dict                            always first
     code    code_id, blob
     run     *Run
+    then    *Run                            as run, behind a call that is not answered yet
     reply   req, payload
+    taken   stream_id, n                    n items of its generator have been asked for
+    stopped stream_id                       nobody will ask for more
     arena   arena_id, size  (+ fd)          an arena of someone else
     forget  arena_id
     free    arena_id, offset                a block of its own is unused
+    trim                                    give back what is kept and not used
     exit
 
 Between the engine and the zygote::
 
     hello   dict                            first, to the zygote
-    fork    worker_id  (+ fd)                              to the zygote
-    signal  worker_id, signal number
-    stop    worker_id, call_id                             cancel what it runs
-    end
+    fork    worker_id  (+ fds)              socket, stdout, stderr; to the zygote
+    kill    worker_id                       stop           to the zygote
+    interrupt worker_id, call_id                           to the zygote, to cancel a call
+    forked  worker_id, pid                                 from the zygote
     exited  worker_id, status                              from the zygote
 """
 
@@ -57,6 +72,10 @@ RawValue = tuple[Any, ...]
 """A ``Value`` as it comes out of a message: a plain tuple."""
 
 Kind = Literal["task", "new", "method"]
+
+Method = tuple[str, bytes]
+"""A public method of an actor, and the ``CallOptions`` that its class gives it as a pickled dict,
+empty for none."""
 
 
 class Spec(NamedTuple):
@@ -83,7 +102,15 @@ class Spec(NamedTuple):
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
-    env: tuple[tuple[str, str], ...] = ()
+    sees_gpus: bool = False
+    """Whether it is shown its bundle's GPUs though it needs none."""
+    is_spread: bool = False
+    node: str = ""
+    """The id of the machine it wants; empty is any."""
+    is_soft: bool = False
+    """Whether another machine will do when ``node`` can never hold it."""
+    env: tuple[Any, ...] = ()
+    """An ``Environment`` as a plain tuple."""
     retries: int | None = 0
     """How often a task or method is run again, or an actor made again; -1 is without end, None
     as the actor was told."""
@@ -93,11 +120,17 @@ class Spec(NamedTuple):
     """An actor's ``retries`` for methods that do not say."""
     label: str = ""
     """The actor's public name, if it has one."""
-    methods: tuple[str, ...] = ()
+    methods: tuple[Method, ...] = ()
     is_detached: bool = False
     """The actor lives without handles."""
     parent: int = 0
     """The call whose code made this one; 0 for the driver's."""
+    stream: int | None = None
+    """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
+    max_concurrency: int = 1
+    """Calls of an actor at a time."""
+    has_loop: bool = False
+    """Whether an actor runs in an event loop."""
 
 
 class Run(NamedTuple):
@@ -114,6 +147,9 @@ class Run(NamedTuple):
     deps: list[tuple[int, RawValue]]
     returns: tuple[int, ...]
     retry_on: bool | bytes = False
+    stream: int | None = None
+    ticket: int = 0
+    """It was sent ahead and may begin with this ticket only; 0 is at once."""
 
 
 class Slot(NamedTuple):

@@ -8,14 +8,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from .arenas import Arenas
+from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
+from .exits import describe_exit
+from .history import Outcome, Ran, Span, Timeline
+from .machines import About, Machines
 from .messages import DRIVER, RawValue, Spec
 from .objects import Objects
 from .placement import Strategy
-from .resources import Demand, Pool, readable
-from .scheduler import Scheduler
+from .policies import Policy
+from .resources import CPU, UNIT, Demand, Pool, readable
+from .room import Place, Room, Stage
+from .scheduler import Request, Scheduler
+from .streams import Streams
 from .supervisor import Supervisor
-from .value import Value, error_value, inline, pickled
+from .transfers import Transfers
+from .value import Block, Value, error_value, inline, pickled
 from .waits import Answer, Asker, Waits
 from .wire import Message
 
@@ -25,46 +33,113 @@ _NONE = inline(pickled(None))
 class Rim(Protocol):
     """The effects of a node."""
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Start a process that first reads ``setup``."""
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine; it first reads ``setup``."""
         ...
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process."""
         ...
 
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
+        ...
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
+        ...
+
     def send(self, process: int, message: Message) -> None:
         """Send to a worker, or do in the driver what the message says."""
+        ...
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
         ...
 
     def answer(self, req: int, payload: Answer) -> None:
         """Answer a question of the driver."""
         ...
 
-    def close_arena(self, arena_id: int) -> None:
+    def close_arena(self, arena_id: int, machine: int) -> None:
         """The arena is gone from the table."""
+        ...
+
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Have machine ``target`` copy a block of machine ``source``, and call ``fetched``."""
         ...
 
 
 class Node:
-    """One machine's tables: objects, calls, actors, resources and who waits for what."""
+    """All tables: objects, calls, actors, resources, machines and who waits for what.
 
-    def __init__(self, pool: Pool, rim: Rim, *, max_idle: int) -> None:
-        self._rim, self._totals = rim, dict(pool.totals)
+    Args:
+        pool: The resources of machine 0.
+        rim: Does what is decided here.
+        max_idle: Processes kept for tasks to come.
+        about: What machine 0 says of itself.
+        isolate_gpus: Whether calls without GPUs see none.
+        policy: Which machine calls go to, and in which order they start.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        rim: Rim,
+        *,
+        max_idle: int,
+        about: About,
+        isolate_gpus: bool = False,
+        policy: Policy = "default",
+    ) -> None:
+        self._rim = rim
+        self.machines = Machines(about, pool.totals)
         self.objects = Objects()
         self.arenas = Arenas(rim.send, rim.close_arena)
-        self.scheduler = Scheduler(pool)
-        self.supervisor = Supervisor(
-            self.objects, self.scheduler, self.arenas, rim, max_idle=max_idle
+        self.transfers = Transfers(
+            self.objects,
+            machine_of=self.arenas.machine_of,
+            fetch=rim.fetch,
+            keep=lambda block: self.arenas.retain(_bare(block)),
+            free=lambda block: self.arenas.release(_bare(block)),
         )
+        self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
+        self.supervisor = Supervisor(
+            self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
+        )
+        self._isolate_gpus = isolate_gpus
+        self._drivers: set[int] = set()
         self._waits = Waits(
             self.objects,
             self._answer,
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
         )
+        self.rooms = {0: self._open_room(0)}
+        self.streams = Streams(
+            self.objects,
+            self.arenas,
+            answer=self._answer,
+            send=rim.send,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
+        self._timeline = Timeline()
+        self._census = Census(
+            calls=self.supervisor.calls,
+            actors=self.supervisor.actors,
+            objects=self.objects,
+            machines=self.machines,
+            timeline=self._timeline,
+            workers=self.supervisor.workers,
+        )
         self._handlers: dict[str, Callable[..., None]] = {
             "arena": self._on_arena,
+            "born": self._on_born,
             "call": self._on_call,
             "cancel": self._on_cancel,
             "code": self._on_code,
@@ -72,15 +147,28 @@ class Node:
             "done": self._on_done,
             "failed": self._on_failed,
             "get": self._on_get,
+            "feasible": self._on_feasible,
             "group": self._on_group,
+            "group_named": self._on_group_named,
             "holds": self._on_holds,
+            "item": self._on_item,
             "kill": self._on_kill,
+            "machines": self._on_machines,
             "named": self._on_named,
+            "next": self._on_next,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
             "retry": self._on_retry,
+            "room": self._on_room,
+            "spare": self._on_spare,
+            "spilled": self._on_spilled,
+            "revoke": self._on_revoke,
+            "state": self._on_state,
+            "timeline": self._on_timeline,
+            "totals": self._on_totals,
             "ungroup": self._on_ungroup,
+            "unspilled": self._on_unspilled,
             "wait": self._on_wait,
         }
 
@@ -92,28 +180,125 @@ class Node:
         """Start what can start and free what nobody holds; call after every batch of messages."""
         for group in self.scheduler.place_groups():
             self.objects.complete(group, _NONE)
-        for grant in self.scheduler.schedule():
-            self.supervisor.start(grant)
+        self._start_granted()
+        if self.supervisor.ahead.spread():
+            self._start_granted()
+        self.supervisor.trim()
         freed = self.objects.take_freed()
         while freed:
             for dead in freed:
                 if dead.value is not None:
                     self.arenas.release(dead.value)
+                self.transfers.release(dead.id)
+                self.streams.drop(dead.id)
                 self.supervisor.actors.retire(dead.id)
             freed = self.objects.take_freed()
+        for room in self.rooms.values():
+            room.settle()
+
+    def _start_granted(self) -> None:
+        for grant in self.scheduler.schedule():
+            self.supervisor.start(grant)
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
+        self._worker_gone(worker, describe_exit(status, tail=self._rim.tail(worker)))
+
+    def driver_joined(self, machine: int) -> int:
+        """A driver has come to a machine; return its number."""
+        process = self.supervisor.next_process()
+        self.machines.place(process, machine)
+        self._drivers.add(process)
+        return process
+
+    def driver_left(self, process: int) -> None:
+        """A driver is gone: what it began ends, but for detached actors."""
+        self._drivers.discard(process)
+        self.supervisor.caller_left(process)
+        self._drop_process(process)
+
+    def machine_joined(self, process: int, about: About) -> int:
+        """A machine has come, whose daemon is ``process``; return its number."""
+        pool = Pool(dict(about.amounts), about.gpu_ids)
+        machine = self.machines.add(process, about, dict(pool.totals))
+        self.rooms[machine] = self._open_room(machine)
+        self.scheduler.add_machine(machine, pool, node_id=about.node_id)
+        self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
+        return machine
+
+    def machine_lost(self, machine: int, reason: str) -> None:
+        """A machine is gone, with its processes and what only it had."""
+        where = f"{self.machines[machine]}, which was lost: {reason}"
+        daemon = self.machines[machine].process
+        processes = self.machines.lose(machine)
+        lost = self.scheduler.remove_machine(machine)
+        for process in processes:
+            if process in self._drivers:
+                self.driver_left(process)
+            elif process == daemon:
+                self._drop_process(process)
+            else:
+                self._worker_gone(process, f"was on {where}")
+        for group in lost.groups:
+            self.objects.reopen(group)  # its lost bundles are placed again: ready() waits for them
+        self.supervisor.strand(lost.stranded)
+        self.transfers.machine_lost(machine, where)
+        self.arenas.drop_machine(machine)
+        del self.rooms[machine]
+
+    # -- Processes, for the supervisor ---------------------------------------------------------
+
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine."""
+        self.machines.place(worker, machine)
+        node_id = self.machines[machine].about.node_id
+        setup = {**setup, "node": node_id, "isolate_gpus": self._isolate_gpus}
+        self._rim.fork(worker, setup, machine=machine)
+
+    def kill(self, worker: int) -> None:
+        """SIGKILL a process."""
+        self._rim.kill(worker)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        self._rim.interrupt(worker, call_id)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        self._rim.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
+        return self._rim.recall(worker)
+
+    def send(self, process: int, message: Message) -> None:
+        """Send to a process."""
+        self._rim.send(process, message)
+
+    def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
-        self.supervisor.exited(worker, status)
+        self.streams.drop_process(worker)
+        self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
+        self.rooms[self.machines.of(worker)].drop_process(worker)
+        self.machines.drop_process(worker)
+
+    def _drop_process(self, process: int) -> None:
+        self.objects.drop_process(process)
+        self._waits.drop_process(process)
+        self.streams.drop_process(process)
+        self.arenas.drop_process(process)
+        self.rooms[self.machines.of(process)].drop_process(process)
+        self.machines.drop_process(process)
 
     def break_down(self, reason: str) -> None:
         """Fail everything under way and to come: the engine has lost its processes."""
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
         self._waits.fail_all(tuple(error))
+        for room in self.rooms.values():
+            room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
@@ -135,13 +320,32 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self._room(process).cancel((process, req))
+        self.streams.cancel((process, req))
 
     def _on_code(self, process: int, code_id: bytes, blob: bytes, held: Sequence[int]) -> None:
         del process
         self.supervisor.calls.add_code(code_id, blob, held=held)
 
     def _on_call(self, process: int, *fields: Any) -> None:
-        self.supervisor.submit(process, Spec(*fields))
+        spec = Spec(*fields)
+        self.supervisor.submit(process, spec)
+        if spec.stream is not None:
+            self.streams.open(spec.returns[0], spec.stream)
+
+    def _on_item(
+        self,
+        process: int,
+        stream_id: int,
+        index: int,
+        item_id: int,
+        raw: RawValue,
+        held: Sequence[int],
+    ) -> None:
+        self.streams.add(process, stream_id, index, (item_id, raw, held))
+
+    def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
+        self.streams.ask((process, req), stream_id, index)
 
     def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
         spec = Spec(*fields)
@@ -163,13 +367,17 @@ class Node:
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        span: Span,
     ) -> None:
-        self.supervisor.done(process, call_id, results=results, error=error)
+        self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
+        self.supervisor.done(process, call_id, results=results, error=error, seconds=span[1])
 
-    def _on_retry(self, process: int, call_id: int, error: RawValue) -> None:
+    def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
+        self._note(process, call_id, span, "RETRIED")
         self.supervisor.raised(process, call_id, error)
 
-    def _on_failed(self, process: int, call_id: int, text: str) -> None:
+    def _on_failed(self, process: int, call_id: int, text: str, span: Span) -> None:
+        self._note(process, call_id, span, "FAILED")
         self.supervisor.constructor_failed(process, call_id, text)
 
     def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
@@ -179,13 +387,40 @@ class Node:
         else:
             self.supervisor.actors.interrupt(actor_id, "was killed by kill()")
 
-    def _on_group(
-        self, process: int, group: int, bundles: Sequence[Demand], strategy: Strategy
+    def _on_revoke(
+        self, process: int, req: int, object_id: int, is_forced: bool, is_recursive: bool
     ) -> None:
+        cancel = self.supervisor.cancels.cancel
+        refusal = cancel(object_id, is_forced=is_forced, is_recursive=is_recursive)
+        self._answer((process, req), ("plain", refusal))
+
+    def _on_group(
+        self,
+        process: int,
+        req: int,
+        group: int,
+        bundles: Sequence[Demand],
+        strategy: Strategy,
+        name: str,
+    ) -> None:
+        if name and self.scheduler.find_group(name) is not None:
+            reason = (
+                f"name={name!r} belongs to a placement group; use get_placement_group({name!r})"
+            )
+            self._answer((process, req), ("plain", reason))
+            return
         self.objects.create(group, process)
         self.objects.pin(group)  # group handles are not counted: it lives until removed
         self.objects.hold(process, group, -1)
-        self.scheduler.add_group(group, bundles, strategy)
+        self.scheduler.add_group(group, bundles, strategy, name=name)
+        self._answer((process, req), ("plain", None))
+
+    def _on_group_named(self, process: int, req: int, name: str) -> None:
+        self._answer((process, req), ("plain", self.scheduler.find_group(name)))
+
+    def _on_feasible(self, process: int, req: int, *fields: Any) -> None:
+        reason = self.scheduler.why_infeasible(Request(*fields))
+        self._answer((process, req), ("plain", reason))
 
     def _on_ungroup(self, process: int, group: int) -> None:
         del process
@@ -198,15 +433,49 @@ class Node:
             self.objects.unpin(group)
 
     def _on_arena(self, process: int, arena_id: int, size: int) -> None:
-        self.arenas.add(arena_id, owner=process, size=size)
+        self.arenas.add(arena_id, owner=process, size=size, machine=self.machines.of(process))
 
     def _on_retire(self, process: int, arena_id: int) -> None:
         del process
         self.arenas.close(arena_id)
 
+    def _on_room(self, process: int, req: int, size: int, missing: int, stage: Stage) -> None:
+        self._room(process).ask((process, req), size, missing, stage)
+
+    def _on_spare(self, process: int, size: int) -> None:
+        self._room(process).give_back(process, size)
+
+    def _on_spilled(self, process: int, req: int, arena_id: int, places: list[Place]) -> None:
+        self._room(process).spilled(process, arena_id, places)
+        self._answer((process, req), ("plain", None))
+
+    def _on_unspilled(self, process: int, reason: str) -> None:
+        self._room(process).not_spilled(process, reason)
+
     def _on_resources(self, process: int, req: int, is_available: bool) -> None:
-        amounts = self.scheduler.available() if is_available else self._totals
+        amounts = self.scheduler.available() if is_available else self.machines.totals()
         self._answer((process, req), ("plain", readable(amounts.items())))
+
+    def _on_totals(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", [dict(t) for t in self.scheduler.totals()]))
+
+    def _on_machines(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self.machines.rows()))
+
+    def _on_born(self, process: int, pid: int) -> None:
+        self.supervisor.born(process, pid)
+
+    def _on_state(self, process: int, req: int, kind: str) -> None:
+        self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_timeline(self, process: int, req: int) -> None:
+        self._answer((process, req), ("plain", self._timeline.last()))
+
+    def _note(self, process: int, call_id: int, span: Span, outcome: Outcome) -> None:
+        call = self.supervisor.calls.get(call_id)
+        if call is not None:
+            spec, machine = call.spec, self.machines.of(process)
+            self._timeline.add(Ran(call_id, spec.name, spec.kind, process, machine, *span, outcome))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)
@@ -216,15 +485,94 @@ class Node:
 
     # -- answers -----------------------------------------------------------------------------
 
+    def _open_room(self, machine: int) -> Room:
+        about = self.machines[machine].about
+        return Room(
+            machine,
+            about.store_bytes,
+            about.spill_directory,
+            objects=self.objects,
+            arenas=self.arenas,
+            in_use=lambda: self.supervisor.in_use() | self.transfers.under_way(),
+            name_of=self._name_of,
+            send=self._rim.send,
+            answer=self._answer,
+        )
+
+    def _room(self, process: int) -> Room:
+        return self.rooms[self.machines.of(process)]
+
+    def _name_of(self, process: int) -> str:
+        is_driver = process == DRIVER or process in self._drivers
+        return "driver" if is_driver else self.supervisor.label(process)
+
+    def _lend(self, process: int, object_id: int, value: Value) -> None:
+        """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
+        if value.block is not None:
+            self.arenas.ship(process, value)
+            self.objects.hold(process, -object_id, 1)
+            self.objects.touch(object_id)
+
     def _answer(self, asker: Asker, payload: Answer) -> None:
-        process, req = asker
         if payload[0] == "values":
-            for _, value in payload[1]:
-                self.arenas.ship(process, value)
-            payload = ("values", [(object_id, tuple(value)) for object_id, value in payload[1]])
-        elif payload[0] == "error":
+            self._answer_values(asker, payload[1])
+            return
+        if payload[0] == "error":
             payload = ("error", tuple(payload[1]))
+        self._reply(asker, payload)
+
+    def _answer_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
+        """Answer with values, as soon as they are on the asker's machine."""
+        if self.machines.is_one:
+            self._reply_values(asker, values)
+            return
+        machine = self.machines.of(asker[0])
+        ids = [object_id for object_id, _ in values]
+        if not self.transfers.are_away(machine, ids):
+            self._reply_local(asker, machine, ids)
+            return
+
+        for object_id in ids:
+            self.objects.pin(object_id)
+
+        def arrived(error: Value | None) -> None:
+            if error is None:
+                self._reply_local(asker, machine, ids)
+            else:
+                self._reply(asker, ("error", tuple(error)))
+            for object_id in ids:
+                self.objects.unpin(object_id)
+
+        self.transfers.localize(machine, ids, arrived)
+
+    def _reply_local(self, asker: Asker, machine: int, ids: Sequence[int]) -> None:
+        """Answer with values that are on the machine, unless one was lost meanwhile."""
+        values: list[tuple[int, Value]] = []
+        for object_id in ids:
+            entry = self.objects.get(object_id)
+            assert entry is not None, "it is pinned"
+            assert entry.value is not None, "it was ready"
+            if entry.is_error:
+                self._reply(asker, ("error", tuple(entry.value)))
+                return
+            value = self.transfers.on(machine, object_id, entry.value)
+            assert value is not None, "it has been brought here"
+            values.append((object_id, value))
+        self._reply_values(asker, values)
+
+    def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
+        for object_id, value in values:
+            self._lend(asker[0], object_id, value)
+        self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
+
+    def _reply(self, asker: Asker, payload: Answer) -> None:
+        process, req = asker
         if process == DRIVER:
             self._rim.answer(req, payload)
         else:
             self._rim.send(process, ("reply", req, payload))
+
+
+def _bare(block: Block) -> Value:
+    """Return a value that is nothing but its block."""
+    return Value(None, (), (), (block.arena, block.offset, block.size))

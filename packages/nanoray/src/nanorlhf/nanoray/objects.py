@@ -3,11 +3,14 @@
 An object is held by processes (each counts its refs) and pinned by calls that take it as an
 argument and by objects that contain a ref to it. With the last hold and the last pin it is freed.
 A process that dies drops all it held, so no protocol can be left half done.
+
+A process holds an object's id for its refs and the negated id for its views: as long as somebody
+may look at the bytes where they are, they stay there.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, NamedTuple
 
 from .value import Value
 
@@ -21,16 +24,32 @@ class Freed(NamedTuple):
     value: Value | None
 
 
+class Listed(NamedTuple):
+    """One object as ``nanoray list objects`` shows it."""
+
+    id: int
+    size: int
+    """Bytes of the value; 0 while there is none."""
+    location: Literal["pending", "inline", "memory", "spilled"]
+    holders: tuple[int, ...]
+    """The processes that have refs to it or views of it."""
+    is_error: bool
+
+
 class Entry:
     """One object, ready or not."""
 
-    __slots__ = ("contains", "count", "is_error", "value", "watchers")
+    __slots__ = ("call", "contains", "count", "is_error", "value", "views", "watchers")
 
     def __init__(self) -> None:
         self.value: Value | None = None
         self.is_error = False
         self.contains: tuple[int, ...] = ()
         self.count = 0
+        self.views = 0
+        """Processes that may look at the bytes where they are."""
+        self.call = 0
+        """The call that makes it; 0 for none."""
         self.watchers: list[Watcher] = []
 
 
@@ -41,6 +60,8 @@ class Objects:
         self._entries: dict[int, Entry] = {}
         self._by_process: dict[int, Counter[int]] = {}
         self._freed: list[Freed] = []
+        self._resident: dict[int, None] = {}
+        """What lies in shared memory, the longest unused first."""
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -74,24 +95,68 @@ class Objects:
             self._freed.append(Freed(object_id, value))
             return
         entry.value, entry.is_error, entry.contains = value, is_error, tuple(contains)
+        if value.block is not None:
+            self._resident[object_id] = None
         for inner in entry.contains:
             self.pin(inner)
         watchers, entry.watchers = entry.watchers, []
         for watcher in watchers:
             watcher(object_id, entry)
 
-    def hold(self, process: int, object_id: int, delta: int) -> None:
-        """Change how many refs ``process`` has to the object."""
+    def reopen(self, object_id: int) -> None:
+        """Take back the inline value of an object that is to be ready once more."""
         entry = self._entries.get(object_id)
+        if entry is not None:
+            entry.value = None
+
+    def hold(self, process: int, key: int, delta: int) -> None:
+        """Change how many refs ``process`` has to an object, or views if ``key`` is negative."""
+        entry = self._entries.get(abs(key))
         if entry is None:
             return
         held = self._by_process.setdefault(process, Counter())
-        before = held[object_id]
-        held[object_id] = after = before + delta
+        before = held[key]
+        held[key] = after = before + delta
         if not after:
-            del held[object_id]
-        entry.count += bool(after) - bool(before)
-        self._sweep(object_id, entry)
+            del held[key]
+        change = bool(after) - bool(before)
+        entry.count += change
+        if key < 0:
+            entry.views += change
+        self._sweep(abs(key), entry)
+
+    def touch(self, object_id: int) -> None:
+        """Note that the object is used now."""
+        if object_id in self._resident:
+            del self._resident[object_id]
+            self._resident[object_id] = None
+
+    def resident(self) -> Iterator[tuple[int, Entry]]:
+        """Yield what lies in shared memory, the longest unused first."""
+        for object_id in self._resident:
+            yield object_id, self._entries[object_id]
+
+    def spill(self, object_id: int, value: Value) -> None:
+        """The object has moved to where ``value`` says, out of memory."""
+        self._entries[object_id].value = value
+        self._resident.pop(object_id, None)
+
+    def holders(self, object_id: int) -> list[tuple[int, bool]]:
+        """Return the processes that hold the object, and whether by a view or by refs."""
+        keys = ((object_id, False), (-object_id, True))
+        held = self._by_process.items()
+        return [(who, is_view) for who, has in held for key, is_view in keys if key in has]
+
+    def listing(self) -> list[Listed]:
+        """Return every object, errors and those still to come included."""
+        holders: dict[int, set[int]] = {}
+        for process, held in self._by_process.items():
+            for key in held:
+                holders.setdefault(abs(key), set()).add(process)
+        return [
+            Listed(number, *_place(entry), tuple(sorted(holders.get(number, ()))), entry.is_error)
+            for number, entry in self._entries.items()
+        ]
 
     def pin(self, object_id: int) -> None:
         """Keep the object for a call or a containing object."""
@@ -108,11 +173,12 @@ class Objects:
 
     def drop_process(self, process: int) -> None:
         """Forget everything a process held: it is gone."""
-        for object_id in self._by_process.pop(process, Counter()):
-            entry = self._entries.get(object_id)
+        for key in self._by_process.pop(process, Counter()):
+            entry = self._entries.get(abs(key))
             if entry is not None:
                 entry.count -= 1
-                self._sweep(object_id, entry)
+                entry.views -= key < 0
+                self._sweep(abs(key), entry)
 
     def take_freed(self) -> list[Freed]:
         """Return what has been freed since the last call."""
@@ -128,6 +194,7 @@ class Objects:
         while stack:
             dead_id, dead = stack.pop()
             del self._entries[dead_id]
+            self._resident.pop(dead_id, None)
             self._freed.append(Freed(dead_id, dead.value))
             for inner_id in dead.contains:
                 inner = self._entries.get(inner_id)
@@ -135,3 +202,14 @@ class Objects:
                     inner.count -= 1
                     if inner.count <= 0:
                         stack.append((inner_id, inner))
+
+
+def _place(entry: Entry) -> tuple[int, Literal["pending", "inline", "memory", "spilled"]]:
+    """Return the size and the location of an object."""
+    value = entry.value
+    if value is None:
+        return 0, "pending"
+    if value.block is not None:
+        return value.block[2], "memory" if value.checksum is None else "spilled"
+    assert value.stream is not None, "an inline value carries its stream"
+    return len(value.stream) + sum(map(len, value.parts)), "inline"

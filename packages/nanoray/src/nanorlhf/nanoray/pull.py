@@ -149,6 +149,7 @@ class Puller:
         self._token, self._tls = token, tls
         self._lock = threading.Lock()
         self._idle: dict[Address, list[_Line]] = {}
+        self._busy: dict[Address, set[_Line]] = {}
 
     def pull(self, address: Address, arena_id: int, offset: int, target: memoryview) -> None:
         """Fill ``target`` with the bytes at ``offset`` of another machine's arena.
@@ -160,32 +161,41 @@ class Puller:
             NanoRayError: It cannot be reached, hung up, or sent bytes that are not its own.
         """
         line = self._take(address)
+        is_usable = False
         try:
             line.pull(arena_id, offset, target)
+            is_usable = True
         except BlockGoneError:
-            self._keep(address, line)
+            is_usable = True
             raise
         except OSError as error:
-            line.sock.close()
             raise NanoRayError(f"{address} hung up during a pull: {error}") from error
-        except BaseException:
-            line.sock.close()
-            raise
-        self._keep(address, line)
+        finally:
+            self._put_back(address, line, is_usable=is_usable)
 
     def forget(self, address: Address) -> None:
-        """Close idle connections to a machine that is gone."""
+        """Close the connections to a machine that is gone; pulls under way fail."""
         with self._lock:
-            lines = self._idle.pop(address, [])
-        for line in lines:
-            line.sock.close()
+            for line in self._idle.pop(address, []):
+                line.sock.close()
+            for line in self._busy.get(address, ()):
+                with contextlib.suppress(OSError):
+                    line.sock.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Close all idle connections."""
-        for address in list(self._idle):
+        """Close all connections."""
+        for address in {*self._idle, *self._busy}:
             self.forget(address)
 
     def _take(self, address: Address) -> "_Line":
+        line = self._take_idle(address)
+        if line is None:
+            line = _Line(call(address, "pull", self._token, tls=self._tls))
+        with self._lock:
+            self._busy.setdefault(address, set()).add(line)
+        return line
+
+    def _take_idle(self, address: Address) -> "_Line | None":
         with self._lock:
             lines = self._idle.get(address)
             while lines:
@@ -193,11 +203,15 @@ class Puller:
                 if line.is_open():
                     return line
                 line.sock.close()
-        return _Line(call(address, "pull", self._token, tls=self._tls))
+        return None
 
-    def _keep(self, address: Address, line: "_Line") -> None:
+    def _put_back(self, address: Address, line: "_Line", *, is_usable: bool) -> None:
         with self._lock:
-            self._idle.setdefault(address, []).append(line)
+            self._busy[address].discard(line)
+            if is_usable:
+                self._idle.setdefault(address, []).append(line)
+            else:
+                line.sock.close()
 
 
 class _Line:

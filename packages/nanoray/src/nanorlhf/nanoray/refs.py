@@ -6,11 +6,28 @@ it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Generator
+from concurrent.futures import Future
+from typing import Any, NoReturn, Protocol
 
 UserValue = Any
 """What user code passes or returns: only user code knows its type."""
+
+
+class Holds(Protocol):
+    """How an engine counts what this process holds."""
+
+    def add(self, object_id: int) -> None:
+        """Count one more holder of the object in this process."""
+        ...
+
+    def drop(self, object_id: int) -> None:
+        """Count one holder less. Called by finalizers: must never block."""
+        ...
+
+    def reduce(self, thing: Any) -> UserValue:  # noqa: ANN401  an ObjectRef or an ActorHandle
+        """Return what ``thing.__reduce__`` returns to a pickler that is not this engine's own."""
+        ...
 
 
 class HoldLog:
@@ -33,6 +50,13 @@ class HoldLog:
         self._log.append((object_id, -1))
         if self._wake is not None:
             self._wake()
+
+    def reduce(self, thing: object) -> NoReturn:
+        """Refuse: only this engine's own pickler counts what it sends."""
+        raise TypeError(
+            f"{thing!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
+            f"argument, or inside a value, of a nanoray call"
+        )
 
     def take(self) -> list[tuple[int, int]]:
         """Return the net changes and forget them, gains first so that none dies on the way.
@@ -58,12 +82,13 @@ class ObjectRef:
     """The name of one value, which may not exist yet.
 
     The value lives at least as long as any ref to it in any process. A ref among the arguments of
-    a remote call arrives as its value; a ref inside a list or dict arrives as a ref.
+    a remote call arrives as its value; a ref inside a list or dict arrives as a ref. In a
+    coroutine, ``await ref`` is the value.
     """
 
     __slots__ = ("__weakref__", "_holds", "_id")
 
-    def __init__(self, object_id: int, holds: HoldLog) -> None:
+    def __init__(self, object_id: int, holds: Holds) -> None:
         self._id = object_id
         self._holds = holds
 
@@ -72,9 +97,23 @@ class ObjectRef:
         """The object's number, unique in its engine."""
         return self._id
 
-    def belongs_to(self, holds: HoldLog) -> bool:
+    def belongs_to(self, holds: Holds) -> bool:
         """Return whether the ref was made by the engine whose log this is."""
         return self._holds is holds
+
+    def future(self) -> "Future[Any]":
+        """Return a future of the value; cancelling it does not end the call."""
+        from .session import current  # a cycle otherwise: sessions know refs
+
+        backend = current()
+        if backend.holds is not self._holds:
+            raise ValueError(f"{self!r} belongs to an engine that was shut down; make it again")
+        return backend.future(self._id)
+
+    def __await__(self) -> Generator[Any, None, UserValue]:
+        import asyncio  # who awaits has it already, and others need not pay for it
+
+        return asyncio.wrap_future(self.future()).__await__()
 
     def __del__(self) -> None:
         self._holds.drop(self._id)
@@ -88,8 +127,5 @@ class ObjectRef:
     def __repr__(self) -> str:
         return f"ObjectRef({self._id:x})"
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
-            f"argument, or inside a value, of a nanoray call"
-        )
+    def __reduce__(self) -> UserValue:
+        return self._holds.reduce(self)

@@ -1,30 +1,54 @@
 """Remote functions, actor classes and the handles they give."""
 
 import inspect
-from collections.abc import Callable, Mapping
+import pickle
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from .backend import ActorInfo
-from .options import CallOptions, Options
-from .refs import HoldLog, ObjectRef, UserValue
+from .generator import ObjectRefGenerator
+from .messages import Method
+from .options import CallOptions, Options, known_changes
+from .refs import Holds, ObjectRef, UserValue
 from .session import current
 
-Refs = ObjectRef | list[ObjectRef] | None
+Refs = ObjectRef | list[ObjectRef] | ObjectRefGenerator | None
+
+_MARK = "__nanoray_method__"
+"""Where ``method`` leaves what it was given."""
+_PLAIN = CallOptions()
+_NONE = Options()
+_ACTOR_OPTIONS = (
+    "max_concurrency",
+    "max_restarts",
+    "max_task_retries",
+    "get_if_exists",
+    "lifetime",
+)
+_CALL_OPTIONS = ("num_returns", "max_buffered_items", "max_retries", "retry_exceptions")
 
 
 class RemoteFunction:
     """A function that runs in another process: ``f.remote(...)`` returns a ref at once."""
 
     def __init__(self, function: Callable[..., Any], options: Options) -> None:
+        _check_kind(options, _ACTOR_OPTIONS, "an actor class")
+        if options.num_returns is None and _is_generator(function):
+            options = options.merged({"num_returns": "streaming"})
         self._function, self._options = function, options
         self.__name__ = getattr(function, "__name__", "function")
         self.__doc__ = function.__doc__
 
     def remote(self, *args: Any, **kwargs: Any) -> UserValue:
-        """Start the function; return one ref, or ``num_returns`` of them in a list, or None."""
+        """Start the function.
+
+        Returns:
+            One ref, or ``num_returns`` of them in a list, or None for no results, or an
+            ``ObjectRefGenerator`` for a generator.
+        """
         backend = current()
         ids = backend.submit(self._function, args, kwargs, options=self._options)
-        return _refs(ids, backend.holds)
+        return _refs(ids, self._options.num_returns, backend.holds)
 
     def options(self, **changes: Any) -> "RemoteFunction":
         """Return the same function with some options changed."""
@@ -42,6 +66,7 @@ class ActorClass:
     """A class whose instances live in processes of their own."""
 
     def __init__(self, cls: type, options: Options) -> None:
+        _check_kind(options, _CALL_OPTIONS, "a remote function")
         self._class, self._options = cls, options
         self.__name__ = cls.__name__
         self.__doc__ = cls.__doc__
@@ -71,8 +96,9 @@ class ActorHandle:
     after the calls already made.
     """
 
-    def __init__(self, info: ActorInfo, holds: HoldLog) -> None:
+    def __init__(self, info: ActorInfo, holds: Holds) -> None:
         self._info, self._holds = info, holds
+        self._methods = {name: options_of(marked) for name, marked in info.methods}
 
     @property
     def id(self) -> int:
@@ -80,12 +106,13 @@ class ActorHandle:
         return self._info.id
 
     def __getattr__(self, name: str) -> "ActorMethod":
-        if name.startswith("_") or name not in self._info.methods:
+        if name.startswith("_") or name not in self._methods:
             raise AttributeError(
                 f"actor class {self._info.class_name} has no public method {name!r}; it has: "
-                f"{', '.join(self._info.methods)}"
+                f"{', '.join(self._methods)} (attributes and properties stay in the actor: add a "
+                f"method that returns them)"
             )
-        return ActorMethod(self, name)
+        return ActorMethod(self, name, self._methods[name])
 
     def __del__(self) -> None:
         if "_holds" in self.__dict__:
@@ -99,21 +126,18 @@ class ActorHandle:
         info = self._info
         return _load_handle, (info.id, info.class_name, info.methods)
 
-    def __reduce__(self) -> NoReturn:
-        raise TypeError(
-            f"{self!r} cannot be pickled by hand: its holder would not be counted; pass it as an "
-            f"argument, or inside a value, of a nanoray call"
-        )
+    def __reduce__(self) -> UserValue:
+        return self._holds.reduce(self)
 
 
 class ActorMethod:
     """One method of one actor."""
 
-    def __init__(self, handle: ActorHandle, name: str, options: CallOptions | None = None) -> None:
-        self._handle, self._name, self._options = handle, name, options or CallOptions()
+    def __init__(self, handle: ActorHandle, name: str, options: CallOptions) -> None:
+        self._handle, self._name, self._options = handle, name, options
 
     def remote(self, *args: Any, **kwargs: Any) -> UserValue:
-        """Call the method; return one ref, or ``num_returns`` of them in a list, or None."""
+        """Call the method; returns as a remote function's ``remote`` does."""
         backend = current()
         handle = self._handle
         if handle._holds is not backend.holds:
@@ -121,10 +145,10 @@ class ActorMethod:
                 f"{handle!r} belongs to an engine that was shut down; create the actor again"
             )
         ids = backend.call(handle._info, self._name, args, kwargs, options=self._options)
-        return _refs(ids, backend.holds)
+        return _refs(ids, self._options.num_returns, backend.holds)
 
     def options(self, **changes: Any) -> "ActorMethod":
-        """Return the same method with some ``CallOptions`` changed."""
+        """Return the same method with some of its ``CallOptions`` changed."""
         return ActorMethod(self._handle, self._name, self._options.merged(changes))
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
@@ -146,10 +170,62 @@ def remote(*args: UserValue, **options: Any) -> UserValue:
     return _decorate(args[0], {}) if args else lambda target: _decorate(target, options)
 
 
-def method_names(cls: type) -> tuple[str, ...]:
-    """Return the public methods of a class."""
+def method(**options: Any) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Give a method of an actor class options of its own: ``@method(num_returns=2)``.
+
+    Raises:
+        ValueError: An option is unknown or out of range.
+    """
+    checked = CallOptions().merged(options)
+    given = {name: getattr(checked, name) for name in known_changes(CallOptions, options)}
+
+    def mark(function: Callable[..., Any]) -> Callable[..., Any]:
+        setattr(function, _MARK, given)
+        return function
+
+    return mark
+
+
+def public_methods(cls: type) -> tuple[Method, ...]:
+    """Return the public methods of a class, with the options that it gives them."""
     members = inspect.getmembers(cls, callable)
-    return tuple(name for name, _ in members if not name.startswith("_"))
+    return tuple((name, _marked(member)) for name, member in members if not name.startswith("_"))
+
+
+def has_coroutines(cls: type) -> bool:
+    """Return whether a class makes an actor with an event loop: it has an ``async def`` method."""
+    members = (inspect.unwrap(member) for _, member in inspect.getmembers(cls, callable))
+    return any(
+        inspect.iscoroutinefunction(member) or inspect.isasyncgenfunction(member)
+        for member in members
+    )
+
+
+def marked_with(options: Mapping[str, Any]) -> bytes:
+    """Return ``CallOptions`` that a method is given by its class, as handles carry them."""
+    if not options:
+        return b""
+    import cloudpickle  # type: ignore[import-untyped]  # here, not above: it is slow to import
+
+    data: bytes = cloudpickle.dumps(options)
+    return data
+
+
+def options_of(marked: bytes) -> CallOptions:
+    """Return the ``CallOptions`` that `marked_with` was given."""
+    return CallOptions(**pickle.loads(marked)) if marked else _PLAIN
+
+
+def _marked(member: Callable[..., Any]) -> bytes:
+    options: dict[str, Any] = getattr(member, _MARK, {})
+    if "num_returns" not in options and _is_generator(member):
+        options = {**options, "num_returns": "streaming"}
+    return marked_with(options)
+
+
+def _is_generator(function: Callable[..., Any]) -> bool:
+    inner = inspect.unwrap(function)
+    return inspect.isgeneratorfunction(inner) or inspect.isasyncgenfunction(inner)
 
 
 def _decorate(target: UserValue, options: Mapping[str, Any]) -> RemoteFunction | ActorClass:
@@ -159,15 +235,30 @@ def _decorate(target: UserValue, options: Mapping[str, Any]) -> RemoteFunction |
         raise TypeError(f"{target.__name__} is remote already; use .options() to change it")
     if not callable(target):
         raise TypeError(f"remote({target!r}) needs a function or a class")
+    if inspect.iscoroutinefunction(target) or inspect.isasyncgenfunction(target):
+        raise ValueError(
+            f"{target.__name__} is an 'async def' function, which only methods of actors may be; "
+            f"wrap it in a function that calls asyncio.run"
+        )
     return RemoteFunction(target, Options().merged(options))
 
 
-def _refs(ids: list[int], holds: HoldLog) -> Refs:
+def _check_kind(options: Options, names: Sequence[str], owner: str) -> None:
+    """Raise ValueError if one of the options is set that only ``owner`` has."""
+    for name in names:
+        value = getattr(options, name)
+        if value != getattr(_NONE, name):
+            raise ValueError(f"{name}={value!r} is an option of {owner}; drop it here")
+
+
+def _refs(ids: list[int], num_returns: int | str | None, holds: Holds) -> Refs:
+    if num_returns == "streaming":
+        return ObjectRefGenerator(ids[0], holds)
     refs = [ObjectRef(object_id, holds) for object_id in ids]
     return refs[0] if len(refs) == 1 else (refs or None)
 
 
-def _load_handle(actor_id: int, class_name: str, methods: tuple[str, ...]) -> ActorHandle:
+def _load_handle(actor_id: int, class_name: str, methods: tuple[Method, ...]) -> ActorHandle:
     holds = current().holds
     holds.add(actor_id)
     return ActorHandle(ActorInfo(actor_id, class_name, methods), holds)

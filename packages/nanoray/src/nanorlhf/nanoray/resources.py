@@ -128,6 +128,23 @@ class Pool:
         """Undo ``lend``; the pool may be overdrawn until someone else finishes."""
         self._change(_idle_part(share), -1)
 
+    def copy(self) -> "Pool":
+        """Return a pool that is as full, to try things out on."""
+        twin = Pool({})
+        twin.free, twin.gpus, twin.totals = dict(self.free), dict(self.gpus), self.totals
+        return twin
+
+    def utilisation(self, needs: Demand) -> float:
+        """Return how full CPU or one of ``needs`` would be with ``needs`` taken; 1 is full."""
+        wanted = {CPU: 0, **dict(needs)}
+        free = self.available()
+        shares = [
+            (total - free[name] + wanted[name]) / total
+            for name, total in self.totals.items()
+            if name in wanted and total
+        ]
+        return max(shares, default=0.0)
+
     def available(self) -> dict[str, int]:
         """Return what is free, GPUs summed."""
         gpus = {GPU: sum(self.gpus.values())} if self.gpus else {}
@@ -139,6 +156,15 @@ class Pool:
                 self.free[name] += sign * amount
         for gpu, amount in share.gpus:
             self.gpus[gpu] += sign * amount
+
+
+def empty_pool(totals: Mapping[str, int]) -> Pool:
+    """Return a pool with all of ``totals`` free, its GPUs numbered from 0.
+
+    >>> empty_pool({"GPU": 2 * UNIT}).gpus
+    {'0': 10000, '1': 10000}
+    """
+    return Pool(totals, [str(index) for index in range(totals.get(GPU, 0) // UNIT)])
 
 
 def inherited_gpus(environ: Mapping[str, str]) -> list[str]:

@@ -1,10 +1,12 @@
 """The one engine this process is connected to.
 
 This is the package's only module-level state: refs that arrive inside values must find the engine
-they belong to, and user code in a worker must find the engine it runs in.
+they belong to, and user code in a worker must find the engine and the call it runs in.
 """
 
 import os
+import sys
+from contextvars import ContextVar
 from typing import NamedTuple
 
 from .backend import Backend
@@ -18,6 +20,9 @@ class _Session(NamedTuple):
 
 _session: _Session | None = None
 
+call_id: ContextVar[int] = ContextVar("call_id", default=0)
+"""The call this code runs in, 0 in none; a thread that user code starts begins with none."""
+
 
 def current() -> Backend:
     """Return this process's engine.
@@ -25,14 +30,28 @@ def current() -> Backend:
     Raises:
         NotInitializedError: There is none; a fork of the driver has none either.
     """
-    if _session is None or _session.pid != os.getpid():
+    if _session is not None and _session.pid == os.getpid():
+        return _session.backend
+    if not _is_adopted():
         raise NotInitializedError
-    return _session.backend
+    return current()
 
 
 def is_open() -> bool:
     """Return whether this process is connected."""
-    return _session is not None and _session.pid == os.getpid()
+    return (_session is not None and _session.pid == os.getpid()) or _is_adopted()
+
+
+def _is_adopted() -> bool:
+    """Return whether this is a worker of Ray, whose engine is connected by asking for it."""
+    if "ray" not in sys.modules:
+        return False
+    from .ray_start import engine_of_worker  # a cycle otherwise: engines make refs
+
+    engine = engine_of_worker()
+    if engine is not None:
+        set_current(engine)
+    return engine is not None
 
 
 def set_current(backend: Backend | None) -> None:

@@ -6,7 +6,7 @@ anyone else a writable shared mapping. Readers map it privately: their pages are
 until they write, and then a copy that only they see.
 
 First touch of a page costs ten times the copy into it, so freed blocks are reused, and a few
-empty arenas are kept warm.
+empty arenas are kept warm. What a process may write at all is granted by the engine (``room.py``).
 """
 
 import fcntl
@@ -16,13 +16,15 @@ import pickle
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from .blocks import PAGE, Blocks, round_up
+from .blocks import PAGE, Blocks, block_bytes, round_up
 from .refs import HoldLog, UserValue
+from .spill import check_spill
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
+from .wire import Message
 
 _ARENA_BYTES = 64 << 20
 _KEEP_BYTES = 256 << 20  # or as much as the largest value: who publishes weights does so again
@@ -42,29 +44,49 @@ class _Arena:
         self.blocks = Blocks(size)
 
 
+class Link(Protocol):
+    """What a writer asks of the engine. No lock is held in any of these."""
+
+    def next_id(self) -> int:
+        """Return a number unique in the engine."""
+        ...
+
+    def announce(self, arena_id: int, size: int, fd: int) -> None:
+        """Tell of a new arena before its first use; ``fd`` stays open."""
+        ...
+
+    def more(self, size: int, missing: Callable[[], int]) -> int:
+        """Return how much more may be written for a value of ``size``.
+
+        ``missing()`` says what the grant is short of at the moment, for blocks may come back
+        meanwhile. May return less, even 0: look again.
+
+        Raises:
+            StoreFullError: There is no room, and none came in time.
+        """
+        ...
+
+    def give_back(self, arena_ids: list[int], size: int) -> None:
+        """Tell of closed arenas, and of how much less may be written from now on."""
+        ...
+
+
 class Writer:
-    """Places this process's large values. Thread-safe.
+    """Places this process's large values, within what it was granted. Thread-safe."""
 
-    Args:
-        announce: Called as ``announce(arena_id, size, fd)`` before a new arena's first use.
-        retire: Called as ``retire(arena_id)`` when an arena is given back.
-        next_id: Returns numbers unique in the engine.
-    """
-
-    def __init__(
-        self,
-        announce: Callable[[int, int, int], None],
-        retire: Callable[[int], None],
-        *,
-        next_id: Callable[[], int],
-    ) -> None:
-        self._announce, self._retire, self._next_id = announce, retire, next_id
+    def __init__(self, link: Link) -> None:
+        self._link = link
         self._arenas: dict[int, _Arena] = {}
         self._largest = 0
+        self._granted = self._used = 0
         self._lock = threading.Lock()
 
     def write(self, pickled: Pickled) -> Value:
-        """Return the value, inline when it is small and in shared memory otherwise."""
+        """Return the value, inline when it is small and in shared memory otherwise.
+
+        Raises:
+            StoreFullError: It does not fit.
+        """
         if pickled.size <= INLINE_BYTES:
             return inline(pickled)
         parts, size = [], 0
@@ -81,19 +103,44 @@ class Writer:
             target[start : start + length] = np.frombuffer(source, np.uint8)
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
+    def take(self, message: Message) -> None:
+        """Do what a message of the engine says: free a block, or trim."""
+        if message[0] == "free":
+            self.free(message[1], message[2])
+        else:
+            self.trim()
+
+    def reserve(self, size: int) -> tuple[Block, memoryview]:
+        """Return a new block and its bytes, for a copy that comes from elsewhere."""
+        block = self._take(size)
+        return block, self._arenas[block.arena].bytes.data[block.offset : block.offset + size]
+
     def free(self, arena_id: int, offset: int) -> None:
         """Take a block back; nobody reads it any more."""
         with self._lock:
-            self._arenas[arena_id].blocks.give(offset)
-            surplus = self._surplus()
-        for arena in surplus:
-            self._retire(arena)
+            self._used -= self._arenas[arena_id].blocks.give(offset)
+            keep = max(_KEEP_BYTES, self._largest)
+            closed = self._close_empty(keep)
+            spare = self._take_spare(keep) if closed else 0
+        if closed:
+            self._link.give_back(closed, spare)
+
+    def trim(self) -> None:
+        """Give back all that is not used: somebody else needs it."""
+        with self._lock:
+            closed, spare = self._close_empty(0), self._take_spare(0)
+        if closed or spare:
+            self._link.give_back(closed, spare)
+
+    def discard(self, value: Value) -> None:
+        """Take back a value that was written and is not sent to anybody after all."""
+        if value.block is not None:
+            self.free(value.block[0], value.block[1])
 
     @property
     def used_bytes(self) -> int:
         """Bytes of shared memory that live values of this process take."""
-        with self._lock:
-            return sum(arena.blocks.used_bytes for arena in self._arenas.values())
+        return self._used
 
     def close(self) -> None:
         """Close every arena; what others have mapped stays theirs."""
@@ -103,31 +150,61 @@ class Writer:
             self._arenas.clear()
 
     def _take(self, size: int) -> Block:
+        self._reserve(block_bytes(size))
         with self._lock:
             for arena_id, arena in self._arenas.items():
                 offset = arena.blocks.take(size)
                 if offset is not None:
                     return Block(arena_id, offset, size)
-        # Announced before anyone else can see it, and without the lock: the engine takes its own.
-        arena_id, arena = self._next_id(), _Arena(max(_ARENA_BYTES, round_up(size, to=PAGE)))
+        try:
+            return self._take_new(size)
+        except BaseException:
+            with self._lock:
+                self._used -= block_bytes(size)
+            raise
+
+    def _take_new(self, size: int) -> Block:
+        """Return a block of a new arena."""
+        arena_id, arena = self._link.next_id(), _Arena(max(_ARENA_BYTES, block_bytes(size)))
         offset = arena.blocks.take(size)
         assert offset is not None, "a new arena holds the block it was made for"
-        self._announce(arena_id, arena.size, arena.fd)
+        # Announced before anyone else can see it, and without the lock: the engine takes its own.
+        self._link.announce(arena_id, arena.size, arena.fd)
         with self._lock:
             self._largest = max(self._largest, arena.size)
             self._arenas[arena_id] = arena
         return Block(arena_id, offset, size)
 
-    def _surplus(self) -> list[int]:
-        """Close empty arenas beyond what is kept warm; return their ids."""
+    def _reserve(self, size: int) -> None:
+        """Count a block against the grant, which is raised if it has to be."""
+        while True:
+            with self._lock:
+                if self._missing(size) <= 0:
+                    self._used += size
+                    return
+            grant = self._link.more(size, lambda: self._missing(size))
+            with self._lock:
+                self._granted += grant
+
+    def _missing(self, size: int) -> int:
+        return size - (self._granted - self._used)
+
+    def _close_empty(self, keep: int) -> list[int]:
+        """Close empty arenas beyond the bytes to keep warm; return their ids."""
         empty = [(a.size, i) for i, a in self._arenas.items() if a.blocks.is_empty]
-        kept, surplus = 0, []
+        kept, closed = 0, []
         for size, arena_id in sorted(empty):
             kept += size
-            if kept > max(_KEEP_BYTES, self._largest):
+            if kept > keep:
                 os.close(self._arenas.pop(arena_id).fd)
-                surplus.append(arena_id)
-        return surplus
+                closed.append(arena_id)
+        return closed
+
+    def _take_spare(self, keep: int) -> int:
+        """Take from the grant what is not used, but for ``keep``; return how much that was."""
+        spare = max(0, self._granted - self._used - keep)
+        self._granted -= spare
+        return spare
 
 
 class Reader:
@@ -140,6 +217,8 @@ class Reader:
     def __init__(self, holds: HoldLog) -> None:
         self._holds = holds
         self._maps: dict[int, mmap.mmap] = {}
+        self._files: dict[int, int] = {}
+        """Arenas on disk: what comes from there is checked before it is used."""
         self._roots: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]]
         self._roots = weakref.WeakValueDictionary()
         self._lock = threading.RLock()  # re-entered by a finalizer that runs inside root()
@@ -148,24 +227,64 @@ class Reader:
         """Map an arena; the caller keeps ``fd``."""
         flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
         self._maps[arena_id] = mmap.mmap(fd, size, flags=flags, prot=prot)
+        if not _is_sealed(fd):
+            self._files[arena_id] = os.dup(fd)
 
     def forget(self, arena_id: int) -> None:
         """Let go of an arena; it is unmapped when the last view of it dies."""
         self._maps.pop(arena_id, None)
+        fd = self._files.pop(arena_id, None)
+        if fd is not None:
+            os.close(fd)
+
+    def close(self) -> None:
+        """Let go of every arena; the engine is over."""
+        for arena_id in list(self._maps):
+            self.forget(arena_id)
 
     def load(self, object_id: int, value: Value) -> UserValue:
-        """Return the object that ``value`` describes."""
+        """Return the object that ``value`` describes.
+
+        Raises:
+            ObjectLostError: It was moved to disk and did not come back as it was.
+        """
         if value.block is None:
             assert value.stream is not None, "an inline value carries its stream"
             parts = zip(value.parts, value.is_cow, strict=True)
             buffers = [bytearray(part) if is_cow else part for part, is_cow in parts]
             return pickle.loads(value.stream, buffers=buffers)
+        self._check(object_id, value)
         root = self._root(object_id, Block(*value.block), any(value.is_cow))
         whole = memoryview(root.data)
         stream, *views = (whole[start : start + length] for start, length in value.parts)
         pairs = zip(views, value.is_cow, strict=True)
         buffers = [view if is_cow else view.toreadonly() for view, is_cow in pairs]
         return pickle.loads(stream, buffers=buffers)
+
+    def end_loan(self, answer: tuple[Any, ...]) -> None:
+        """Note that the values of an answer have been loaded, or never will be.
+
+        The engine lends the views: it keeps each value of an answer where it is until then.
+        """
+        if answer[0] == "values":
+            for object_id, raw in answer[1]:
+                if Value(*raw).block is not None:
+                    self._holds.drop(-object_id)
+
+    def block(self, block: tuple[int, int, int]) -> memoryview | None:
+        """Return the bytes of a block that nobody holds for us, None if its arena is gone."""
+        arena_id, offset, size = block
+        arena = self._maps.get(arena_id)
+        return None if arena is None else memoryview(arena)[offset : offset + size]
+
+    def _check(self, object_id: int, value: Value) -> None:
+        """Check bytes that were on disk, unless a view shows that it has been done."""
+        if value.checksum is None or value.block is None or object_id in self._roots:
+            return
+        arena_id, offset, size = value.block
+        fd = self._files.get(arena_id)
+        if fd is not None:
+            check_spill(fd, offset, size, value.checksum, name=f"object {object_id:x}")
 
     def _root(self, object_id: int, block: Block, is_cow: bool) -> np.ndarray[Any, Any]:
         """Return the array under all views of a block; its death is the end of our hold."""
@@ -175,7 +294,7 @@ class Reader:
                 return root
             arena = self._maps[block.arena]
             root = np.frombuffer(arena, np.uint8, block.size, block.offset)
-            self._holds.add(object_id)
+            self._holds.add(-object_id)
             self._roots[object_id] = root
             stale = arena if is_cow else None
             end = weakref.finalize(root, self._release, object_id, block, stale)
@@ -188,4 +307,12 @@ class Reader:
             if stale is not None and self._roots.get(object_id) is None:
                 size = round_up(block.size, to=PAGE)
                 stale.madvise(mmap.MADV_DONTNEED, block.offset, size)
-        self._holds.drop(object_id)
+        self._holds.drop(-object_id)
+
+
+def _is_sealed(fd: int) -> bool:
+    """Return whether a file is a writer's arena, which cannot shrink under its readers."""
+    try:
+        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
+    except OSError:  # only files in memory have seals
+        return False

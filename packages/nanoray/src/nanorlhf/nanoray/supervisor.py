@@ -4,22 +4,27 @@ Whatever happens to a process, every call it had, and every call that comes late
 results, a retry, or a typed error.
 """
 
-import os
-import signal
+import pickle
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from .actors import Actors
+from .ahead import Ahead
 from .arenas import Arenas
 from .calls import Call, Calls, Worker, WorkerKey
-from .errors import PlacementGroupRemovedError, WorkerCrashedError
+from .cancels import Cancels, cancelled
+from .errors import InfeasibleError, PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
 from .resources import SLOT, UNIT, canonical, readable
 from .scheduler import Grant, Request, Scheduler
+from .transfers import Transfers
 from .value import Value, error_value
 from .wire import Message
+
+MAX_DEPTH = 100
+"""Calls under way one inside the other; each but the last keeps a process that waits."""
 
 _STATES = {
     "waiting": "waits for its arguments or its turn",
@@ -31,12 +36,24 @@ _STATES = {
 class Processes(Protocol):
     """What a supervisor does to processes."""
 
-    def fork(self, worker: int, setup: dict[str, Any]) -> None:
-        """Start a process that first reads ``setup``."""
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine; it first reads ``setup``."""
         ...
 
     def kill(self, worker: int) -> None:
         """SIGKILL a process; no harm when it is gone."""
+        ...
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of machine 0 begin the call with this ticket."""
+        ...
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back the tickets of a process of machine 0 for what it has not begun."""
+        ...
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call that it runs or has before it."""
         ...
 
     def send(self, process: int, message: Message) -> None:
@@ -51,6 +68,7 @@ class Supervisor:
         objects: The object table.
         scheduler: Decides who may start.
         arenas: The table of shared memory.
+        transfers: Brings arguments to the machines they are needed on.
         processes: Does what is decided here.
         max_idle: Processes kept for tasks to come.
     """
@@ -60,12 +78,13 @@ class Supervisor:
         objects: Objects,
         scheduler: Scheduler,
         arenas: Arenas,
+        transfers: Transfers,
         processes: Processes,
         *,
         max_idle: int,
     ) -> None:
         self._scheduler, self._processes, self._max_idle = scheduler, processes, max_idle
-        self.calls = Calls(objects, arenas, processes.send)
+        self.calls = Calls(objects, arenas, transfers, processes.send, on_lost=self._arguments_lost)
         self.actors = Actors(
             self.calls,
             objects,
@@ -73,10 +92,29 @@ class Supervisor:
             end=lambda worker: processes.send(worker, ("exit",)),
             withdraw=scheduler.withdraw,
         )
+        self.cancels = Cancels(
+            self.calls,
+            self.actors,
+            withdraw=scheduler.withdraw,
+            kill=processes.kill,
+            interrupt=processes.interrupt,
+        )
+        self.ahead = Ahead(
+            self.calls, scheduler, processes, requeue=self._put_back, on_rest=self._rest
+        )
         self._workers: dict[int, Worker] = {}
         self._idle: OrderedDict[int, Worker] = OrderedDict()
-        self._num_forked = 0
+        self._num_processes = 0
         self._broken: Value | None = None
+
+    def next_process(self) -> int:
+        """Return a number that no process of this engine has had."""
+        self._num_processes += 1
+        return self._num_processes
+
+    def add_machine(self, num_cpus: int) -> None:
+        """A machine has joined: keep as many more idle processes."""
+        self._max_idle += num_cpus
 
     def submit(self, caller: int, spec: Spec) -> None:
         """Accept a call; it starts when its arguments and its resources are there."""
@@ -88,19 +126,29 @@ class Supervisor:
         else:
             if spec.kind == "new":
                 self.actors.add(call)
-            if not call.num_missing:
+            call.depth = self.calls.depth(spec)
+            if call.depth > MAX_DEPTH:
+                self._abandon(call, _too_deep(spec))
+            elif not call.num_missing:
                 self._enqueue(call)
 
     def start(self, grant: Grant) -> None:
         """Run a call that got its resources."""
         call = self.calls[grant.id]
-        key = WorkerKey(call.spec.env, grant.gpu_ids)
+        error = self.calls.argument_error(call)
+        if error is not None:  # an argument was lost with its machine while the call was queued
+            self._scheduler.release(grant.id)
+            self._abandon(call, error)
+            return
+        key = WorkerKey(call.spec.env, grant.gpu_ids, grant.machine)
         worker = self._idle_worker(key) if call.spec.kind == "task" else None
         worker = worker or self._fork(key, call)
         worker.grant = grant.id
         self.calls.send(worker, call)
         if worker.actor:
             self.actors.started(worker)
+        else:
+            self.ahead.fill(worker, call)
 
     def done(
         self,
@@ -109,18 +157,22 @@ class Supervisor:
         *,
         results: Sequence[tuple[RawValue, Sequence[int]]],
         error: RawValue | None,
+        seconds: float = 0.0,
     ) -> None:
-        """A worker has answered a call."""
+        """A worker has answered a call, after so long."""
         worker = self._workers.get(process)
         call = worker.calls.pop(call_id, None) if worker is not None else None
         if worker is None or call is None:
-            return  # its actor was buried while this was on its way
+            self.calls.discard(results)
+            return  # its actor was buried, or it was cancelled, while this was on its way
         if error is not None:
             self.calls.fail(call, Value(*error))
         elif call.spec.kind == "new":
             self.actors.constructed(call)
         else:
             self.calls.succeed(call, results)
+            if call.spec.kind == "task":
+                self.ahead.note(call, seconds)
         self._finished(worker, call)
 
     def raised(self, process: int, call_id: int, error: RawValue) -> None:
@@ -146,12 +198,12 @@ class Supervisor:
             self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
             self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
 
-    def exited(self, process: int, status: int) -> None:
-        """A worker process is gone; ``status`` is waitpid's."""
+    def exited(self, process: int, reason: str) -> None:
+        """A worker process is gone; ``reason`` goes on "its process ..."."""
         worker = self._workers.pop(process)
+        self.ahead.take_back(worker)
         self._idle.pop(process, None)
         self._scheduler.release(worker.grant)
-        reason = describe_exit(status)
         if worker.actor:
             creation = self.actors.lost(worker, reason)
             if creation is not None:
@@ -160,12 +212,19 @@ class Supervisor:
         for call in list(worker.calls.values()):
             self._retry(call, reason)
 
+    def trim(self) -> None:
+        """End the processes idle longest that no task wants now; call when none can start."""
+        while len(self._idle) > self._max_idle:
+            _, oldest = self._idle.popitem(last=False)
+            self._processes.send(oldest.id, ("exit",))
+
     def block(self, process: int) -> None:
         """A worker waits for objects: others may have its CPUs."""
         worker = self._workers.get(process)
         if worker is not None:
             worker.num_blocked += 1
             if worker.num_blocked == 1:
+                self.ahead.take_back(worker)
                 self._scheduler.pause(worker.grant)
 
     def unblock(self, process: int) -> None:
@@ -190,6 +249,36 @@ class Supervisor:
                 self._processes.kill(worker.id)
             self._abandon(call, _group_removed(call.spec))
 
+    def in_use(self) -> set[int]:
+        """Return the objects that calls under way were given."""
+        calls = [call for worker in self._workers.values() for call in worker.calls.values()]
+        return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
+
+    def strand(self, stranded: Mapping[int, str]) -> None:
+        """Fail queued calls that nobody can run since a machine was lost."""
+        for call_id, reason in stranded.items():
+            self._abandon(self.calls[call_id], _infeasible(self.calls[call_id].spec, reason))
+
+    def caller_left(self, process: int) -> None:
+        """A driver is gone: end its tasks, and its actors unless they are detached."""
+        self.actors.caller_left(process)
+        self.cancels.caller_left(process)
+
+    def workers(self) -> list[Worker]:
+        """Return every worker process."""
+        return list(self._workers.values())
+
+    def born(self, process: int, pid: int) -> None:
+        """A process that was forked has begun."""
+        worker = self._workers.get(process)
+        if worker is not None:
+            worker.pid = pid
+
+    def label(self, process: int) -> str:
+        """Return what a worker is, or runs, as its lines are marked."""
+        worker = self._workers.get(process)
+        return "worker" if worker is None else worker.label
+
     def describe_pending(self, object_ids: set[int]) -> list[str]:
         """Return, for each call that owes one of the objects, its name and what it waits for."""
         free = readable(self._scheduler.available().items())
@@ -212,12 +301,21 @@ class Supervisor:
 
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
+        if call.spec.kind == "task" and self.ahead.go_on(worker):
+            return
         if call.spec.kind == "task":
-            self._scheduler.release(call.spec.id)
-            worker.grant = 0
+            self._scheduler.release(worker.grant)
             self._rest(worker)
         else:
             self.actors.finished(worker.actor)
+
+    def _arguments_lost(self, worker: Worker, call: Call, error: Value) -> None:
+        """What a call needs cannot be brought to the machine it was sent to."""
+        if call.spec.kind == "new":
+            text = str(pickle.loads(error.stream or b""))
+            self.constructor_failed(worker.id, call.spec.id, text)
+        else:
+            self.done(worker.id, call.spec.id, results=(), error=tuple(error))
 
     def _arguments_ready(self, call: Call) -> None:
         if call.spec.kind == "method":
@@ -225,7 +323,7 @@ class Supervisor:
         else:
             self._enqueue(call)
 
-    def _enqueue(self, call: Call) -> None:
+    def _enqueue(self, call: Call, *, is_first: bool = False) -> None:
         """Let a task or a constructor compete for resources."""
         spec = call.spec
         error = self.calls.argument_error(call)
@@ -234,23 +332,40 @@ class Supervisor:
         if error is not None:
             self._abandon(call, error)
             return
-        call.state = "queued"
+        call.state, call.worker, call.ticket = "queued", None, 0
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
             needs = canonical({**dict(needs), SLOT: UNIT})
-        self._scheduler.add(Request(spec.id, needs, spec.group, spec.bundle))
+        place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
+        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth, *place)
+        reason = self._scheduler.add(request, is_first=is_first)
+        if reason is not None:
+            self._abandon(call, _infeasible(spec, reason))
+
+    def _put_back(self, call: Call) -> None:
+        self._enqueue(call, is_first=True)
+
+    def _rest(self, worker: Worker) -> None:
+        worker.grant = 0
+        self._idle[worker.id] = worker
 
     def _abandon(self, call: Call, error: Value) -> None:
         """End a call that will not run (again)."""
         self.calls.fail(call, error)
         if call.spec.kind == "new":
-            self.actors.bury(call.spec.actor, "was never created: its group or an argument failed")
+            reason = (
+                "its group or an argument failed, it is nested too deep, or no node can hold it"
+            )
+            self.actors.bury(call.spec.actor, f"was never created: {reason}")
 
     def _retry(self, call: Call, reason: str) -> None:
         """Run a task again whose process died, while it has retries left."""
         spec = call.spec
         if call.take_retry():
             self._enqueue(call)
+            return
+        if call.is_cancelled:
+            self._abandon(call, cancelled(call))
             return
         tries = f" ({spec.retries + 1} times)" if spec.retries else ""
         crash = WorkerCrashedError(f"task {spec.name} crashed: its process {reason}{tries}")
@@ -264,35 +379,32 @@ class Supervisor:
         return None
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
-        self._num_forked += 1
-        worker = Worker(self._num_forked, key, call.spec.actor, call.spec.id)
+        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id, call.spec.name)
+        worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
-        env = dict(key.env)
-        if key.gpu_ids:
-            env["CUDA_VISIBLE_DEVICES"] = ",".join(key.gpu_ids)
-        setup = {"env": env, "gpu_ids": key.gpu_ids, "actor": worker.actor, "name": call.spec.name}
-        self._processes.fork(worker.id, setup)
+        setup = {
+            "env": key.env,
+            "gpu_ids": key.gpu_ids,
+            "actor": worker.actor,
+            "name": call.spec.name,
+            "max_concurrency": call.spec.max_concurrency,
+            "has_loop": call.spec.has_loop,
+        }
+        self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
 
-    def _rest(self, worker: Worker) -> None:
-        """Keep an idle process for the next task, or end the one idle longest."""
-        self._idle[worker.id] = worker
-        if len(self._idle) > self._max_idle:
-            _, oldest = self._idle.popitem(last=False)
-            self._processes.send(oldest.id, ("exit",))
+
+def _too_deep(spec: Spec) -> Value:
+    reason = (
+        f"{spec.name} is nested {MAX_DEPTH} calls deep, and each keeps a process: give the "
+        f"recursion an end, or compute its lower levels in one task"
+    )
+    return error_value(InfeasibleError(reason))
 
 
-def describe_exit(status: int) -> str:
-    """Return what waitpid's status says, in words.
-
-    >>> describe_exit(9), describe_exit(256)
-    ('was killed by SIGKILL (kill -9, or out of memory)', 'exited with code 1')
-    """
-    code = os.waitstatus_to_exitcode(status)
-    if code >= 0:
-        return f"exited with code {code}"
-    hint = " (kill -9, or out of memory)" if -code == signal.SIGKILL else ""
-    return f"was killed by {signal.Signals(-code).name}{hint}"
+def _infeasible(spec: Spec, reason: str) -> Value:
+    text = f"{spec.name} can never run: {reason}; ask for less, or add a node that has it"
+    return error_value(InfeasibleError(text))
 
 
 def _group_removed(spec: Spec) -> Value:

@@ -61,7 +61,11 @@ class Transfers:
         if value.block is None or self._machine_of(value.block[0]) == machine:
             return value
         block = self._copies.get(object_id, {}).get(machine)
-        return None if block is None else value._replace(block=block)
+        return None if block is None else value._replace(block=_plain(block))
+
+    def are_away(self, machine: int, object_ids: Iterable[int]) -> bool:
+        """Return whether one of these ready objects must first be brought to a machine."""
+        return any(self._is_away(machine, object_id) for object_id in object_ids)
 
     def localize(self, machine: int, object_ids: Iterable[int], then: Then) -> None:
         """Bring ready objects to a machine; ``then`` is called at once when all are there.
@@ -127,11 +131,16 @@ class Transfers:
                 self._replace(object_id, entry, reason)
         for number, fetch in list(self._fetches.items()):
             if fetch.target == machine:
-                self._end(number)  # who waits for it is gone too
-                self._objects.unpin(fetch.object_id)
+                self._end(number)
+                gone = ObjectLostError(f"object {fetch.object_id:x} was on its way to {reason}")
+                self._give_up(fetch, error_value(gone))
             elif fetch.source == machine:
                 self._end(number)
                 self._look_elsewhere(fetch)
+
+    def under_way(self) -> set[int]:
+        """Return the objects that are being copied: they must stay where they are."""
+        return {fetch.object_id for fetch in self._fetches.values()}
 
     def _is_away(self, machine: int, object_id: int) -> bool:
         entry = self._objects.get(object_id)
@@ -171,7 +180,7 @@ class Transfers:
         copies = self._copies.pop(object_id, {})
         if copies:
             _, block = copies.popitem()
-            entry.value = entry.value._replace(block=block)
+            entry.value = entry.value._replace(block=_plain(block))
             if copies:
                 self._copies[object_id] = copies
             return
@@ -193,3 +202,8 @@ class Transfers:
         self._objects.unpin(fetch.object_id)
         for then in fetch.waiting:
             then(error)
+
+
+def _plain(block: Block) -> tuple[int, int, int]:
+    """Return a block as messages carry it."""
+    return block.arena, block.offset, block.size

@@ -70,6 +70,8 @@ class Value(NamedTuple):
     parts: tuple[Any, ...]
     is_cow: tuple[bool, ...]
     block: tuple[int, int, int] | None
+    checksum: int | None = None
+    """Of the block's bytes, once they have been moved to a file."""
 
 
 def inline(pickled: Pickled) -> Value:

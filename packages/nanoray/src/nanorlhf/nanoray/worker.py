@@ -1,7 +1,7 @@
-"""A worker process: runs calls one at a time, in the order they arrive.
+"""A worker process: it becomes what the engine asked for, and runs calls in the order they come.
 
-One thread does everything: it reads messages when it has nothing to run and while user code waits
-in ``get``.
+Tasks, and actors unless they ask for more, need one thread for everything: it reads messages when
+it has nothing to run and while user code waits in ``get``.
 """
 
 import faulthandler
@@ -9,142 +9,92 @@ import os
 import signal
 import socket
 import sys
-import traceback
-from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from .backend import Context
 from .client import Client
 from .connection import Connection
-from .errors import task_error
+from .coroutines import LoopActor
+from .environment import Environment
+from .interrupts import Interrupts
 from .link import WorkerLink
-from .messages import Run, Slot
-from .refs import HoldLog, UserValue
+from .performer import Performer
+from .refs import HoldLog
 from .session import set_current
+from .stack import make_dumpable
 from .store import Reader
-from .value import Value, error_value, pickled
+from .threads import ThreadedActor
+from .tickets import Desk
 from .wire import Message
 
 
 class Worker:
-    """Runs tasks, or is one actor."""
+    """Runs tasks, or is one actor.
 
-    def __init__(self, link: WorkerLink, client: Client, reader: Reader) -> None:
-        self._link, self._client, self._reader = link, client, reader
-        self._codes: dict[bytes, Any] = {}
-        self._actor: Any = None
+    Args:
+        link: The way to the engine.
+        client: What user code here calls the engine with.
+        performer: Runs each call.
+        interrupts: Which calls are cancelled.
+        desk: Which calls sent ahead may begin.
+        max_concurrency: Calls of the actor at a time.
+    """
 
-    def serve(self) -> None:
+    def __init__(
+        self,
+        link: WorkerLink,
+        client: Client,
+        performer: Performer,
+        interrupts: Interrupts,
+        desk: Desk,
+        *,
+        max_concurrency: int,
+    ) -> None:
+        self._link, self._client, self._performer = link, client, performer
+        self._interrupts, self._desk = interrupts, desk
+        self._max_concurrency = max_concurrency
+
+    def serve(self) -> NoReturn:
         """Run calls until the engine says, or is gone."""
         while True:
             run = self._link.next_run()
-            self._answer(run)
+            if run.ticket and not self._desk.claim(run.ticket):
+                continue  # the engine has taken it back
+            self._client.only_call = run.id
+            self._performer.perform(run)
             # The frames of the call are gone: what it dropped is freed before the next one waits.
             del run
-            if self._client.holds:
-                self._link.post()
+            self._performer.flush()
+            if self._max_concurrency > 1:  # the first call was the constructor
+                self._client.only_call = 0
+                self._serve_in_threads()
 
-    def _answer(self, run: Run) -> None:
-        """Run one call and send what became of it."""
-        try:
-            value = self._call(run)
-            results = self._results(run, value)
-        except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
-            self._report(run, error)
-        else:
-            # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None))
-
-    def _results(self, run: Run, value: UserValue) -> list[tuple[tuple[Any, ...], tuple[int, ...]]]:
-        if run.kind == "new":
-            self._actor = value
-            return []
-        values = [value] if len(run.returns) == 1 else self._several(run, value)
-        results = []
-        for item in values:
-            cut = pickled(item)
-            results.append((tuple(self._client.writer.write(cut)), cut.held))
-        return results
-
-    def _call(self, run: Run) -> UserValue:
-        args, kwargs = self._arguments(run)
-        if run.kind == "method":
-            return getattr(self._actor, run.method)(*args, **kwargs)
-        return self._code(run.code)(*args, **kwargs)
-
-    def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        if run.args is None:
-            return [], {}
-        args, kwargs = self._reader.load(run.args_id, Value(*run.args))
-        if not run.deps:
-            return args, kwargs
-        values = [self._reader.load(object_id, Value(*raw)) for object_id, raw in run.deps]
-
-        def fill(value: UserValue) -> UserValue:
-            return values[value.number] if type(value) is Slot else value
-
-        return [fill(value) for value in args], {key: fill(v) for key, v in kwargs.items()}
-
-    def _code(self, code_id: bytes) -> UserValue:
-        if code_id not in self._codes:
-            blob = self._link.codes.pop(code_id)
-            self._codes[code_id] = self._reader.load(0, Value(blob, (), (), None))
-        return self._codes[code_id]
-
-    @staticmethod
-    def _several(run: Run, value: UserValue) -> list[Any]:
-        """Split the value of a call with no or several results."""
-        if not run.returns:
-            return []
-        values = list(value)
-        if len(values) != len(run.returns):
-            raise ValueError(
-                f"{run.name} returned {len(values)} values with num_returns={len(run.returns)}; "
-                f"make the two equal"
-            )
-        return values
-
-    def _report(self, run: Run, error: BaseException) -> None:
-        """Send the error with the traceback of user code."""
-        is_retried = False
-        try:
-            is_retried = self._is_retried(run, error)
-        except Exception as broken:  # noqa: BLE001  its classes cannot be loaded: say so
-            error = broken
-        frames = _user_frames(error)
-        text = "".join(traceback.format_exception(type(error), error, frames)).rstrip()
-        if run.kind == "new":
-            self._link.post(("failed", run.id, text))
-            return
-        where = f"{run.name} in process {os.getpid()}"
-        value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        self._link.post(("retry", run.id, value) if is_retried else ("done", run.id, [], value))
-
-    def _is_retried(self, run: Run, error: BaseException) -> bool:
-        """Return whether the call asked to be run again after such an error."""
-        if isinstance(run.retry_on, bool):
-            return run.retry_on and isinstance(error, Exception)
-        kinds = self._reader.load(0, Value(run.retry_on, (), (), None))
-        return isinstance(error, kinds)
+    def _serve_in_threads(self) -> NoReturn:
+        threads = ThreadedActor(self._performer, self._interrupts, self._max_concurrency)
+        while True:
+            threads.begin(self._link.next_run())
 
 
-def main(sock: socket.socket, worker_id: int) -> None:
+def main(sock: socket.socket, worker_id: int, interrupts_fd: int) -> None:
     """Be a worker; returns never."""
+    orders = Interrupts(interrupts_fd)
     connection = Connection(sock)
     messages: list[Message] = []
     while not messages:
         messages = connection.receive()
     verb, setup = messages[0]
+    desk = Desk(socket.socket(fileno=connection.take_fd()))
     assert verb == "setup", f"the first message is setup, not {verb!r}"
     _adopt_environment(setup)
     holds = HoldLog()
     reader = Reader(holds)
-    link = WorkerLink(connection, holds, reader)
+    link = WorkerLink(connection, holds, reader, orders)
     context = Context(
         is_driver=False,
         actor_id=setup["actor"] or None,
         name=setup["name"],
         gpu_ids=tuple(setup["gpu_ids"]),
+        node_id=setup["node"],
     )
     client = Client(
         link,
@@ -153,31 +103,33 @@ def main(sock: socket.socket, worker_id: int) -> None:
         reader=reader,
         totals=setup["totals"],
         context=context,
+        environment=Environment(*setup["env"]),
     )
-    link.free = client.writer.free
+    link.take_back, link.refuse = client.writer.take, client.allowance.refuse
     set_current(client)
+    link.post(("born", os.getpid()))
     link.take_all(messages[1:])
-    Worker(link, client, reader).serve()
+    performer = Performer(link, client, reader, orders)
+    max_concurrency = setup["max_concurrency"]
+    if setup["has_loop"]:
+        LoopActor(link, client, performer, orders, max_concurrency=max_concurrency).serve()
+    Worker(link, client, performer, orders, desk, max_concurrency=max_concurrency).serve()
 
 
 def _adopt_environment(setup: dict[str, Any]) -> None:
     """Become the process the engine asked for."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's to handle
     faulthandler.enable()
-    os.environ.update(setup["env"])
+    make_dumpable()
     sys.path[:] = setup["path"]
+    Environment(*setup["env"]).enter()
+    if setup["gpu_ids"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(setup["gpu_ids"])
+    elif setup["isolate_gpus"]:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(line_buffering=True)
     random = sys.modules.get("numpy.random")
     if random is not None:
         random.seed()  # forks of one zygote would otherwise all draw the same numbers
-
-
-def _user_frames(error: BaseException) -> TracebackType | None:
-    """Return the traceback without the frames of this file."""
-    frames = error.__traceback__
-    inside = frames
-    while inside is not None and inside.tb_frame.f_code.co_filename == __file__:
-        inside = inside.tb_next
-    return inside or frames

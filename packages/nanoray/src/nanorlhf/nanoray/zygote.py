@@ -6,6 +6,7 @@ process is gone. Workers ask the kernel to be killed when the zygote dies; the z
 the driver does, however that happens. Nothing outlives a driver that was killed with -9.
 """
 
+import contextlib
 import ctypes
 import gc
 import importlib
@@ -18,10 +19,14 @@ import socket
 import subprocess
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 from . import worker
 from .connection import Connection
+from .exits import OUT_OF_MEMORY, OomKills
+from .interrupts import encoded
+from .stack import NAME_PREFIX
 from .wire import Message, pack
 
 log = logging.getLogger(__name__)
@@ -43,9 +48,12 @@ class Zygote:
         self._pids: dict[int, int] = {}
         self._exits: dict[int, int] = {}
         """pidfd of a worker -> the worker's number."""
+        self._pipes: dict[int, int] = {}
+        """Where the ids of cancelled calls go, by worker."""
         self._poll = select.poll()
         self._poll.register(connection, select.POLLIN)
         self._poll.register(self._driver, select.POLLIN)
+        self._oom_kills = OomKills(Path("/proc/self/cgroup").read_text())
         self._libc = ctypes.CDLL(None)
 
     def serve(self) -> None:
@@ -81,17 +89,31 @@ class Zygote:
             if verb == "stop":
                 return False
             if verb == "fork":
-                self._fork(fields[0], self._connection.take_fd())
+                self._fork(fields[0], [self._connection.take_fd() for _ in range(3)])
             elif verb == "kill" and fields[0] in self._pids:
                 os.kill(self._pids[fields[0]], signal.SIGKILL)
+            elif verb == "interrupt" and fields[0] in self._pids:
+                self._interrupt(*fields)
         return True
 
-    def _fork(self, worker_id: int, fd: int) -> None:
+    def _interrupt(self, worker_id: int, call_id: int) -> None:
+        """Cancel a call of a worker; one that thousands of ids have not moved hears no more."""
+        with contextlib.suppress(BlockingIOError, BrokenPipeError):  # or it is dead, not yet reaped
+            os.write(self._pipes[worker_id], encoded(call_id))
+            os.kill(self._pids[worker_id], signal.SIGUSR1)
+
+    def _fork(self, worker_id: int, fds: list[int]) -> None:
+        """Fork a worker; ``fds`` are its socket, its stdout and its stderr."""
         parent = os.getpid()
+        interrupts, pipe = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._pipes[worker_id] = pipe
         pid = os.fork()
         if pid == 0:
-            self._become_worker(worker_id, fd, parent)
-        os.close(fd)
+            self._become_worker(worker_id, fds, interrupts, parent)
+        for fd in (*fds, interrupts):
+            os.close(fd)
+        self._connection.queue(("forked", worker_id, pid))
+        self._connection.flush()
         pidfd = os.pidfd_open(pid)
         self._pids[worker_id], self._exits[pidfd] = pid, worker_id
         self._poll.register(pidfd, select.POLLIN)
@@ -100,21 +122,30 @@ class Zygote:
         worker_id = self._exits.pop(pidfd)
         self._poll.unregister(pidfd)
         os.close(pidfd)
+        os.close(self._pipes.pop(worker_id))
         _, status = os.waitpid(self._pids.pop(worker_id), 0)
+        if os.WIFSIGNALED(status) and self._oom_kills.have_grown():
+            status |= OUT_OF_MEMORY
         self._connection.queue(("exited", worker_id, status))
         self._connection.flush()
 
-    def _become_worker(self, worker_id: int, fd: int, parent: int) -> NoReturn:
+    def _become_worker(
+        self, worker_id: int, fds: list[int], interrupts: int, parent: int
+    ) -> NoReturn:
         """Go on as a worker; nothing of the zygote is left open or running."""
         try:
             self._libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if os.getppid() != parent:
                 os._exit(1)  # the zygote died before the line above
-            self._libc.prctl(_PR_SET_NAME, f"nanoray-{worker_id}".encode())
+            self._libc.prctl(_PR_SET_NAME, f"{NAME_PREFIX}{worker_id}".encode())
+            sock, *streams = fds
+            for fd, number in zip(streams, (1, 2), strict=True):
+                os.dup2(fd, number)
+                os.close(fd)
             self._connection.close()
-            for other in (self._driver, *self._exits):
+            for other in (self._driver, *self._exits, *self._pipes.values()):
                 os.close(other)
-            worker.main(socket.socket(fileno=fd), worker_id)
+            worker.main(socket.socket(fileno=sock), worker_id, interrupts)
         except BaseException:  # noqa: BLE001  a process boundary: nothing may return into the fork
             traceback.print_exc()
         finally:
@@ -150,6 +181,7 @@ def end(process: "subprocess.Popen[bytes]") -> None:
 def main(fd: int) -> None:
     """Be a zygote; ``fd`` is the socket to the driver."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)  # until a worker has its handler
     connection = Connection(socket.socket(fileno=fd))
     messages: list[Message] = []
     while not messages:

@@ -1,16 +1,16 @@
-"""Where actors live: in this process, for a debugger, or in processes of a nanoray cluster.
+"""Where actors live: in this process, for a debugger, or in processes of a nanoray or Ray cluster.
 
 The training loops reach a cluster through this interface alone, so that which engine runs them is
 one word of the configuration. An actor is an instance of a class; a call on it returns a ref at
 once; `get` waits for the values. Calls of one caller on one actor run in the order they were made.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from nanorlhf import nanoray
 
-RuntimeName = Literal["inprocess", "nanoray"]
+RuntimeName = Literal["inprocess", "nanoray", "ray"]
 
 
 class Actor(Protocol):
@@ -109,15 +109,22 @@ class NanorayActor:
 
 
 class Nanoray:
-    """Each actor in a process of its own, forked from one that has imported torch."""
+    """Each actor in a process of its own, of an engine of nanoray that has imported torch.
+
+    An engine that this process is connected to is used as it is; otherwise one is started, and ends
+    with the runtime.
+
+    Args:
+        engine: "local" for processes forked here, "ray" for those of a Ray on this machine.
+    """
 
     has_processes = True
 
-    def __init__(self) -> None:
+    def __init__(self, engine: Literal["local", "ray"]) -> None:
         self.owned = not nanoray.is_initialized()
         self.actors: list[NanorayActor] = []
         if self.owned:
-            nanoray.init(preload=("numpy", "torch"))
+            nanoray.init(engine=engine, preload=("numpy", "torch"))
 
     def spawn(self, cls: type, *args: Any, **kwargs: Any) -> NanorayActor:
         """Start an actor process; a failing constructor fails its first call."""
@@ -148,9 +155,10 @@ def create_runtime(name: RuntimeName) -> Runtime:
     Raises:
         ValueError: No runtime has that name.
     """
-    runtimes: dict[str, type[InProcess] | type[Nanoray]] = {
+    runtimes: dict[RuntimeName, Callable[[], Runtime]] = {
         "inprocess": InProcess,
-        "nanoray": Nanoray,
+        "nanoray": lambda: Nanoray("local"),
+        "ray": lambda: Nanoray("ray"),
     }
     if name not in runtimes:
         raise ValueError(f"runtime={name!r}; known: {', '.join(sorted(runtimes))}")

@@ -1,0 +1,383 @@
+"""The head of a cluster: a daemon that holds the tables and speaks with every machine.
+
+::
+
+    driver --- socket --+                            +-- channel --- agent --- its processes
+    worker --- socket --+-- Station --- Head --- Node
+    zygote --- socket --+                            +-- channel --- agent --- its processes
+
+It is machine 0 itself. To the node, a process of another machine is like one of its own: what is
+said to it goes down to its agent, and what it says comes up.
+"""
+
+import itertools
+import logging
+import os
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from .channel import Channel
+from .connection import Connection
+from .daemons import Daemon
+from .door import Address, Guest
+from .handshake import DIALECT, wrong_dialect
+from .hub import describe_machine
+from .local import own_pool
+from .machines import About
+from .messages import DRIVER
+from .node import Node
+from .resources import CPU, UNIT
+from .station import Announce, MachineConfig, Station, StopSignal
+from .token import obtain_token
+from .value import Block
+from .waits import Answer
+from .wire import Message
+
+log = logging.getLogger(__name__)
+
+_FAREWELL_S = 2.0
+"""How long agents have to hear that the cluster ends."""
+
+
+def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> None:
+    """Be the head of a new cluster until SIGTERM or SIGINT; call in the main thread.
+
+    Args:
+        config: How this machine takes part; ``nanoray start --head`` listens on port 6380.
+        on_ready: Called once agents can join and drivers can attach.
+
+    Raises:
+        AuthenticationError: The token file is not private.
+        OSError: The address is not this machine's, or the port is taken.
+        ValueError: The config asks for what this machine has not.
+    """
+    stop = StopSignal()
+    head = Head(config, stop)
+    try:
+        on_ready(head.daemon)
+        head.serve()
+    finally:
+        head.close()
+
+
+@dataclass(slots=True)
+class _Agent:
+    """An agent at the other end of a channel."""
+
+    heard_s: float
+    machine: int | None = None
+    """None until it has joined."""
+
+
+class Head:
+    """The ``Rim`` of the cluster's node and the ``Owner`` of machine 0's hub."""
+
+    def __init__(self, config: MachineConfig, stop: StopSignal) -> None:
+        self._config, self._stop = config, stop
+        self._lock = threading.Lock()
+        self._agents: dict[int, _Agent] = {}
+        self._machines: dict[int, int] = {}
+        """Machine -> the process number of its agent."""
+        self._tails: dict[int, list[str]] = {}
+        self._drivers: set[int] = set()
+        self._is_over = False
+        self._to_free: deque[tuple[int, int]] = deque()
+        self._beaten_s = time.monotonic()
+        pool = own_pool(config.num_cpus, config.num_gpus, config.resources)
+        token = obtain_token(config.token_path)
+        with self._lock:  # nobody is let in before all is there
+            self._station = Station(
+                self,
+                self._lock,
+                config,
+                token,
+                welcome={"agent": self._welcome},
+                knock=self._knock,
+            )
+            self._hub = self._station.hub
+            about = describe_machine(pool, self._station.address)
+            cpus = pool.totals.get(CPU, 0) // UNIT
+            self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
+            numbers = itertools.count(1)
+            announce = Announce(self._announce, self._retire, lambda: next(numbers))
+            address = self._station.address
+            self.daemon = self._station.open(
+                "head", address, announce=announce, report=self._fetched
+            )
+            self._hub.watch(stop.fileno(), lambda: None)
+
+    def serve(self) -> None:
+        """Do what all processes and machines ask, until the signal to stop."""
+        while not self._stop.is_set:
+            events = self._hub.poll(self._config.beat_s / 2)
+            with self._lock:
+                self._hub.serve(events)
+                self._beat()
+                self._settle()
+            while self._to_free:
+                self._station.free(*self._to_free.popleft())
+
+    def close(self) -> None:
+        """End the cluster: agents end, and drivers are hung up on."""
+        with self._lock:
+            self._is_over = True
+            self.node.break_down("the cluster was stopped while this was waiting")
+            for process in self._agents:
+                self._hub.send(process, ("stop", ""))
+            self._hub.flush()
+        # Hung up on with something of theirs unread, agents might lose the message to stop.
+        deadline = time.monotonic() + _FAREWELL_S
+        while self._agents and time.monotonic() < deadline:
+            events = self._hub.poll(deadline - time.monotonic())
+            with self._lock:
+                self._hub.serve(events)
+        self._station.close()
+
+    # -- Rim -----------------------------------------------------------------------------------
+
+    def fork(self, worker: int, setup: dict[str, Any], *, machine: int) -> None:
+        """Start a process on a machine."""
+        setup = {**setup, "totals": self.node.scheduler.totals()}
+        if machine:
+            self._tell(machine, ("fork", worker, setup))
+        else:
+            self._hub.fork(worker, setup)
+
+    def kill(self, worker: int) -> None:
+        """Kill a process."""
+        machine = self.node.machines.of(worker)
+        if machine:
+            self._tell(machine, ("kill", worker))
+        else:
+            self._hub.kill(worker)
+
+    def offer(self, worker: int, ticket: int) -> None:
+        """Let a process of this machine begin a call sent ahead."""
+        self._hub.offer(worker, ticket)
+
+    def recall(self, worker: int) -> list[int]:
+        """Take back what a process of this machine has not begun."""
+        return self._hub.recall(worker)
+
+    def interrupt(self, worker: int, call_id: int) -> None:
+        """Have a process end a call."""
+        machine = self.node.machines.of(worker)
+        if machine:
+            self._tell(machine, ("interrupt", worker, call_id))
+        else:
+            self._hub.interrupt(worker, call_id)
+
+    def send(self, process: int, message: Message) -> None:
+        """Queue a message for a process, wherever it is."""
+        machine = self.node.machines.of(process)
+        if machine:
+            self._tell(machine, ("down", process, message))
+        elif process != DRIVER:
+            self._hub.send(process, message)
+        elif message[0] == "free":  # nobody reads here: this machine's own process only copies
+            self._to_free.append((message[1], message[2]))
+
+    def answer(self, req: int, payload: Answer) -> None:
+        """No code runs in the head itself."""
+        raise AssertionError(f"question {req} was asked by nobody: {payload}")
+
+    def tail(self, worker: int) -> list[str]:
+        """Return the last lines that a process printed."""
+        return self._tails.get(worker) or self._hub.tail(worker)
+
+    def close_arena(self, arena_id: int, machine: int) -> None:
+        """Close an arena's file where it is."""
+        if machine:
+            self._tell(machine, ("close", arena_id))
+        else:
+            self._hub.close_arena(arena_id)
+
+    def fetch(self, number: int, source: int, target: int, block: Block) -> None:
+        """Have a machine copy a block of another."""
+        address = self.node.machines[source].about.address
+        if target:
+            # The head's own address depends on who asks: an agent knows how it reaches it.
+            where = tuple(address) if source and address else None
+            self._tell(target, ("fetch", number, where, tuple(block)))
+        else:
+            assert address is not None, "every machine of a cluster listens"
+            self._station.fetch(number, Address(*address), block)
+
+    # -- Owner ---------------------------------------------------------------------------------
+
+    def heard(self, process: int, message: Message) -> None:
+        """A process of this machine, or an agent, said something."""
+        agent = self._agents.get(process)
+        if self._is_over:
+            return
+        if agent is None:
+            self.node.handle(process, message)
+        else:
+            agent.heard_s = time.monotonic()
+            self._heard_agent(process, agent, message)
+
+    def exited(self, worker: int, status: int) -> None:
+        """A worker of this machine is gone."""
+        if not self._is_over:
+            self.node.worker_exited(worker, status)
+
+    def left(self, process: int) -> None:
+        """An agent or a driver has hung up."""
+        if self._is_over:
+            self._agents.pop(process, None)
+        elif process in self._agents:
+            self._lose(process, "its connection ended")
+        else:
+            self._drivers.discard(process)
+            self.node.driver_left(process)
+
+    def broke_down(self, reason: str) -> None:
+        """This machine's zygote is gone."""
+        log.error("%s", reason)
+        self.node.break_down(reason)
+
+    def printed(self, worker: int, pid: int, stream: str, lines: list[str]) -> None:
+        """Keep what a worker of this machine printed; show it, and what others did, to drivers."""
+        if not self.node.machines.of(worker):
+            self._station.keep_lines(worker, lines)
+        source = f"({self.node.supervisor.label(worker)} pid={pid})"
+        for driver in self._drivers:
+            self.send(driver, ("printed", source, stream, lines))
+
+    # -- agents --------------------------------------------------------------------------------
+
+    def _welcome(self, guest: Guest) -> None:
+        """An agent has come through the door; called in the door's thread."""
+        guest.sock.setblocking(False)
+        channel = Channel(guest.sock, guest.session, rest=guest.rest)
+        with self._lock:
+            process = self.node.supervisor.next_process()
+            self._agents[process] = _Agent(time.monotonic())
+            self._hub.attach(process, channel)
+            self._settle()
+
+    def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
+        verb, *fields = message
+        if verb == "join" and agent.machine is None:
+            self._join(process, agent, tuple(fields[0]), fields[1])
+        elif verb == "up":
+            self._up(agent, *fields)
+        elif verb == "exited":
+            self._exited_there(agent, *fields)
+        elif verb == "attach" and agent.machine is not None:
+            driver = self._add_driver(agent.machine)
+            setup = self._driver_setup(driver, agent.machine)
+            self._hub.send(process, ("attached", fields[0], driver, setup))
+        elif verb == "left":
+            self._drivers.discard(fields[0])
+            self.node.driver_left(fields[0])
+        elif verb == "fetched":
+            self._note_fetched(*fields)
+        elif verb == "printed":
+            self.printed(*fields)
+
+    def _join(
+        self, process: int, agent: _Agent, dialect: tuple[int, ...], about: tuple[Any, ...]
+    ) -> None:
+        if dialect != DIALECT:
+            self._hub.send(process, ("stop", wrong_dialect(dialect)))
+            return
+        agent.machine = self.node.machine_joined(process, About(*about))
+        self._machines[agent.machine] = process
+        log.info("%s joined", self.node.machines[agent.machine])
+        self._hub.send(process, ("welcome", process))
+
+    def _up(self, agent: _Agent, process: int, message: Message) -> None:
+        """A process of another machine said something."""
+        if self.node.machines.of(process) == agent.machine:
+            self.node.handle(process, message)
+
+    def _exited_there(self, agent: _Agent, worker: int, status: int, tail: list[str]) -> None:
+        if self.node.machines.of(worker) == agent.machine:
+            self._tails[worker] = tail
+            self.node.worker_exited(worker, status)
+            del self._tails[worker]
+
+    def _lose(self, process: int, reason: str) -> None:
+        """An agent is gone."""
+        agent = self._agents.pop(process)
+        self._hub.detach(process)
+        if agent.machine is not None:
+            log.warning("%s is lost: %s", self.node.machines[agent.machine], reason)
+            del self._machines[agent.machine]
+            address = self.node.machines[agent.machine].about.address
+            self.node.machine_lost(agent.machine, reason)
+            if address is not None:
+                self._station.forget(Address(*address))
+                for other in self._machines:
+                    self._tell(other, ("lost", tuple(address)))
+
+    def _beat(self) -> None:
+        """Give a sign of life, and look for those of others."""
+        now = time.monotonic()
+        if now - self._beaten_s < self._config.beat_s:
+            return
+        was_away = now - self._beaten_s > self._config.limit_s / 2
+        self._beaten_s = now
+        for process, agent in list(self._agents.items()):
+            # After a stop of this process itself, what others said meanwhile is still unread.
+            if now - agent.heard_s > self._config.limit_s and not was_away:
+                self._lose(process, f"no sign of life for {self._config.limit_s:g} s")
+            else:
+                self._hub.send(process, ("beat",))
+
+    def _tell(self, machine: int, message: Message) -> None:
+        """Send to a machine's agent; no harm when it is lost."""
+        if machine in self._machines:
+            self._hub.send(self._machines[machine], message)
+
+    # -- drivers -------------------------------------------------------------------------------
+
+    def _knock(self, connection: Connection) -> None:
+        """A driver of this machine attaches."""
+        driver = self._add_driver(0)
+        self._hub.attach(driver, connection)
+        self._hub.send(driver, ("setup", self._driver_setup(driver, 0)))
+
+    def _add_driver(self, machine: int) -> int:
+        driver = self.node.driver_joined(machine)
+        self._drivers.add(driver)
+        return driver
+
+    def _driver_setup(self, driver: int, machine: int) -> dict[str, Any]:
+        return {
+            "dialect": DIALECT,
+            "process": driver,
+            "node": self.node.machines[machine].about.node_id,
+            "totals": self.node.scheduler.totals(),
+        }
+
+    # -- copies --------------------------------------------------------------------------------
+
+    def _announce(self, arena_id: int, size: int, fd: int) -> None:
+        with self._lock:
+            self._hub.add_arena(arena_id, os.dup(fd))
+            self.node.handle(DRIVER, ("arena", arena_id, size))
+
+    def _retire(self, arena_id: int) -> None:
+        with self._lock:
+            self.node.handle(DRIVER, ("retire", arena_id))
+
+    def _fetched(self, number: int, block: Block | None, reason: str) -> None:
+        with self._lock:
+            self._note_fetched(number, block, reason)
+            self._settle()
+
+    def _note_fetched(self, number: int, block: tuple[int, int, int] | None, reason: str) -> None:
+        if block is None:
+            self.node.transfers.failed(number, reason)
+        else:
+            self.node.transfers.fetched(number, Block(*block))
+
+    def _settle(self) -> None:
+        self.node.settle()
+        self._hub.flush()

@@ -1,0 +1,135 @@
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+
+import nanorlhf.nanoray as nanoray
+from nanorlhf.nanoray.attach import attach
+from nanorlhf.nanoray.cli import main, table
+from nanorlhf.nanoray.session import set_current
+
+WAIT_S = 30
+
+
+class Machine:
+    """The command line on one machine, with files of its own."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def run(self, *words):
+        command = [sys.executable, "-m", "nanorlhf.nanoray", "--root", self.folder / "run", *words]
+        done = subprocess.run(
+            [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def start_head(self):
+        token = self.folder / "token"
+        status, out, error = self.run(
+            "start", "--head", "--port=0", f"--token-path={token}", "--num-cpus=2"
+        )
+        assert status == 0, error
+        return re.search(r"listens on (\S+)", out)[1]
+
+    def attach(self):
+        root = self.folder / "run"
+        set_current(attach("auto", root=root, runtime_env=None, log_to_driver=False))
+
+
+@pytest.fixture
+def machine(no_engine, tmp_path):
+    machine = Machine(tmp_path)
+    yield machine
+    nanoray.shutdown()
+    machine.run("stop")
+
+
+def test_a_cluster_is_started_looked_at_and_stopped(machine, until):
+    address = machine.start_head()
+    machine.attach()
+
+    @nanoray.remote
+    class Speaker:
+        def say(self, text):
+            os.write(1, text.encode() + b"\n")
+            return os.getpid()
+
+        def dream_on(self):
+            time.sleep(600)
+
+    actor = Speaker.options(name="anna").remote()
+    pid = nanoray.get(actor.say.remote("good evening"), timeout=WAIT_S)
+
+    status, out, _ = machine.run("status")
+    assert status == 0
+    assert address in out
+    assert "CPU=2" in out
+
+    status, out, _ = machine.run("list", "actors", "--json")
+    (row,) = map(json.loads, out.splitlines())
+    assert (row["name"], row["state"], row["pid"]) == ("anna", "ALIVE", pid)
+    assert "Speaker" in machine.run("list", "actors", f"--address=nano://{address}")[1]
+
+    name = f"worker-{row['worker_id']}.log"
+    assert until(lambda: name in machine.run("logs")[1])
+    assert machine.run("logs", name)[1] == "good evening\n"
+    assert machine.run("logs", "worker-99.log")[2].startswith(
+        "nanoray logs: no log is called 'worker-99.log'; there are daemon.log, worker-"
+    )
+
+    trace = machine.folder / "trace.json"
+    assert machine.run("timeline", trace)[1].startswith("wrote ")
+    assert any(event["name"] == "Speaker.say()" for event in json.loads(trace.read_text()))
+
+    actor.dream_on.remote()
+    assert until(lambda: "dream_on" in machine.run("stack", pid)[1])
+
+    nanoray.shutdown()
+    status, out, _ = machine.run("stop")
+    assert status == 0
+    assert out.startswith("stopped head ")
+    assert machine.run("stop")[1] == "no daemon of yours runs on this machine\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["status"], "nanoray status: address='auto' finds no daemon"),
+        (["start", "--address=nowhere"], "nanoray start: "),
+        (["start", "--head", "--host=0.0.0.0", "--port=0", "--num-cpus=-1"], "nanoray start: "),
+        (["start", "--head", "--port=0", "--tls-key=k"], "nanoray start: TLS needs all of"),
+    ],
+)
+def test_what_goes_wrong_is_said_in_one_line(machine, words, said):
+    words = [*words, f"--token-path={machine.folder / 'token'}"] if words[0] == "start" else words
+    status, out, error = machine.run(*words)
+    assert status == 2
+    assert out == ""
+    assert error.startswith(said)
+    assert len(error.splitlines()) == 1
+
+
+def test_a_port_that_is_taken_is_said_by_start_itself(machine):
+    address = machine.start_head()
+    port = address.rpartition(":")[2]
+    token = machine.folder / "token"
+    status, _, error = machine.run("start", "--head", f"--port={port}", f"--token-path={token}")
+    assert status == 2
+    assert "in use" in error
+
+
+def test_the_command_line_explains_itself(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    text = capsys.readouterr().out
+    for command in ("start", "stop", "status", "list", "logs", "stack", "timeline"):
+        assert command in text
+
+
+def test_an_empty_table_says_so():
+    assert table([]) == "(none)"

@@ -1,0 +1,563 @@
+"""Several machines: a head and agents as daemons on separate loopback addresses."""
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import nanorlhf.nanoray as nanoray
+from nanorlhf.nanoray.attach import attach
+from nanorlhf.nanoray.channel import Channel
+from nanorlhf.nanoray.daemons import daemons, stop_daemons
+from nanorlhf.nanoray.door import Address, call
+from nanorlhf.nanoray.session import set_current
+from nanorlhf.nanoray.token import load_token, obtain_token
+
+WAIT_S = 60
+
+DAEMON = """
+import logging, sys
+from pathlib import Path
+from nanorlhf.nanoray.agent import run_agent
+from nanorlhf.nanoray.door import Address
+from nanorlhf.nanoray.head import run_head
+from nanorlhf.nanoray.station import MachineConfig
+from nanorlhf.nanoray.tls import TlsFiles
+
+logging.basicConfig(format="%(message)s")
+root, name, host, port, cpus, resources, limit = sys.argv[1:8]
+certificate, key, authority = map(Path, sys.argv[8:11] or [""] * 3)
+tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[8:] else None
+config = MachineConfig(
+    host=host, token_path=Path(root) / "token", root=Path(root) / name,
+    tls=tls, num_cpus=float(cpus),
+    resources={resources: 4} if resources else {}, beat_s=0.1, limit_s=float(limit), rejoin_s=20,
+)
+ready = lambda daemon: print("ready", daemon.address.port, flush=True)
+if port == "head":
+    run_head(config, on_ready=ready)
+else:
+    run_agent(Address("127.0.0.1", int(port)), config, on_ready=ready)
+"""
+
+
+class Cluster:
+    """Daemons that share a token, and this process as a driver."""
+
+    def __init__(self, root):
+        self.root = root
+        self.processes = {}
+        self.port = None
+
+    def start(self, name, host, *, cpus=1, resource="", limit=30, tls=()):
+        where = "head" if self.port is None else str(self.port)
+        command = [sys.executable, "-c", DAEMON, self.root, name, host, where, cpus, resource]
+        words = [str(word) for word in (*command, limit, *tls)]
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.processes[name] = process
+        self.wait_ready(name)
+        return process
+
+    def wait_ready(self, name):
+        word, port = self.processes[name].stdout.readline().split()
+        assert word == "ready"
+        self.port = self.port or int(port)
+
+    def attach(self, name="a"):
+        set_current(attach("auto", root=self.root / name, runtime_env=None, log_to_driver=True))
+        return nanoray
+
+    def stop(self):
+        nanoray.shutdown()
+        for name in self.processes:
+            stop_daemons(root=self.root / name)
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+            process.stdout.close()
+
+
+@pytest.fixture
+def cluster(no_engine, tmp_path):
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture
+def two(cluster):
+    """A head with resource "a" and an agent with resource "b", and this process as a driver."""
+    cluster.start("a", "127.0.0.1", resource="a")
+    cluster.start("b", "127.0.0.2", resource="b")
+    return cluster.attach()
+
+
+def on(ray, resource, **options):
+    """Run a function where a resource is, without a CPU."""
+    return ray.remote(num_cpus=0, resources={resource: 1}, **options)
+
+
+def parent_of(pid):
+    with open(f"/proc/{pid}/stat") as file:
+        return int(file.read().rsplit(")", 1)[1].split()[1])
+
+
+def test_nodes_and_resources_of_both_machines_are_known(two):
+    rows = two.nodes()
+    assert [row["Alive"] for row in rows] == [True, True]
+    assert [row["NodeManagerAddress"] for row in rows] == ["127.0.0.1", "127.0.0.2"]
+    assert len({row["NodeID"] for row in rows}) == 2
+    assert rows[1]["Resources"] == {"CPU": 1.0, "b": 4.0}
+    assert two.cluster_resources() == {"CPU": 2.0, "a": 4.0, "b": 4.0}
+
+
+def test_tasks_run_where_their_resources_are(two):
+    here, there = (two.get(on(two, r)(os.getppid).remote(), timeout=WAIT_S) for r in "ab")
+    assert here != there
+
+
+def test_large_arrays_cross_both_ways_byte_for_byte(two):
+    array = np.random.default_rng(0).integers(0, 256, 100 << 20, np.uint8)
+
+    def double(x):
+        return x, (x.flags.writeable, int(x[::4096].sum()))
+
+    ref = two.put(array)
+    back, said = on(two, "b", num_returns=2)(double).remote(ref)
+    assert two.get(said, timeout=WAIT_S) == (False, int(array[::4096].sum()))
+    assert np.array_equal(two.get(back, timeout=WAIT_S), array)
+
+
+@pytest.mark.slow
+def test_copies_are_freed_on_all_machines(two, until):
+    def used():
+        from nanorlhf.nanoray.session import current
+
+        return current().writer.used_bytes
+
+    @on(two, "b")
+    def total(x):
+        return float(x.sum())
+
+    for _ in range(30):
+        ref = two.put(np.ones(4 << 20))  # 32 MB, of which 30 would fill the arenas thrice
+        assert two.get(total.remote(ref), timeout=WAIT_S) == 4 << 20
+        del ref
+    assert until(lambda: used() == 0)
+
+    @on(two, "b")
+    def num_files():
+        daemon = parent_of(os.getppid())
+        links = [os.readlink(entry) for entry in Path(f"/proc/{daemon}/fd").iterdir()]
+        return sum("memfd:nanoray" in link for link in links)
+
+    # Two descriptors an arena, and a few empty arenas are kept: 30 copies would need 15 of them.
+    assert two.get(num_files.remote(), timeout=WAIT_S) <= 10
+
+
+def test_an_object_of_an_agent_is_read_by_the_driver_and_by_the_head(two):
+    make = on(two, "b")(lambda: np.arange(1 << 20))
+    ref = make.remote()
+    total = on(two, "a")(lambda x: int(x.sum()))
+    expected = (1 << 20) * ((1 << 20) - 1) // 2
+    assert two.get(total.remote(ref), timeout=WAIT_S) == expected
+    assert int(two.get(ref, timeout=WAIT_S).sum()) == expected
+
+
+def test_an_actor_elsewhere_gets_its_calls_in_order_though_some_arguments_must_travel(two):
+    @on(two, "b")
+    class Log:
+        def __init__(self, first):
+            self.seen = [len(first)]
+
+        def add(self, x):
+            self.seen.append(len(x))
+
+        def get(self):
+            return self.seen
+
+    sizes = [1 << 20, 10, 2 << 20, 20, 20, 1 << 19]
+    log = Log.remote(two.put(np.zeros(1 << 18)))
+    for size in sizes:
+        log.add.remote(two.put(np.zeros(size, np.uint8)) if size > 100 else bytes(size))
+    assert two.get(log.get.remote(), timeout=WAIT_S) == [1 << 18, *sizes]
+
+
+def test_large_arguments_given_by_value_travel_too(two):
+    array = np.arange(1 << 18)
+    size = on(two, "b")(lambda x, *, y: (int(x.sum()), len(y)))
+    got = two.get(size.remote(array, y=b"z" * (1 << 20)), timeout=WAIT_S)
+    assert got == (int(array.sum()), 1 << 20)
+
+
+@pytest.mark.slow
+def test_items_of_a_generator_elsewhere_arrive_while_it_runs(two):
+    @on(two, "b", num_returns="streaming")
+    def blocks(n):
+        for number in range(n):
+            yield np.full(1 << 18, number)
+
+    items = [two.get(ref, timeout=WAIT_S) for ref in blocks.remote(4)]
+    assert [(int(item[0]), int(item[-1])) for item in items] == [(n, n) for n in range(4)]
+
+
+def test_a_group_spreads_over_the_machines_and_packs_onto_one(two):
+    def places(group, cpus):
+        return {
+            two.get(
+                two.remote(num_cpus=cpus)(os.getppid)
+                .options(placement_group=group, placement_group_bundle_index=index)
+                .remote(),
+                timeout=WAIT_S,
+            )
+            for index in range(2)
+        }
+
+    spread = two.placement_group([{"CPU": 1}] * 2, strategy="STRICT_SPREAD")
+    assert len(places(spread, 1)) == 2
+    two.remove_placement_group(spread)
+    packed = two.placement_group([{"CPU": 0.5}] * 2, strategy="STRICT_PACK")
+    assert len(places(packed, 0.5)) == 1
+    with pytest.raises(two.InfeasibleError, match="needs 3 nodes and there are 2"):
+        two.placement_group([{"CPU": 1}] * 3, strategy="STRICT_SPREAD")
+
+
+def test_what_no_machine_can_hold_is_refused_until_one_joins_that_can(cluster):
+    cluster.start("a", "127.0.0.1", resource="a")
+    ray = cluster.attach()
+    task = on(ray, "c")(lambda: 1)
+    with pytest.raises(ray.InfeasibleError, match="c=1 is asked for and 0 exist"):
+        task.remote()
+    cluster.start("c", "127.0.0.3", resource="c")
+    assert ray.get(task.remote(), timeout=WAIT_S) == 1
+
+
+def test_prints_of_another_machine_reach_the_driver(two, capfd, until):
+    two.get(on(two, "b")(lambda: os.write(1, b"hello from afar\n")).remote(), timeout=WAIT_S)
+    assert until(lambda: "hello from afar" in capfd.readouterr().out)
+
+
+def test_a_killed_machine_is_a_death_of_all_that_was_there(two, cluster, tmp_path):
+    lost = on(two, "b")(lambda: np.zeros(1 << 20)).remote()
+    two.wait([lost], timeout=WAIT_S)
+    copied = on(two, "b")(lambda: np.ones(1 << 20)).remote()
+    assert two.get(copied, timeout=WAIT_S)[0] == 1
+
+    def run(path):
+        Path(path).touch()
+        while True:
+            signal.pause()
+
+    once = on(two, "b", max_retries=0)(run).remote(str(tmp_path / "once"))
+
+    @on(two, "b")
+    class Doomed:
+        def ping(self):
+            return 1
+
+    doomed = Doomed.remote()
+    two.get(doomed.ping.remote(), timeout=WAIT_S)
+    while not (tmp_path / "once").exists():
+        pass
+    cluster.processes["b"].kill()
+    with pytest.raises(two.WorkerCrashedError, match=r"was on machine 1 .*its connection ended"):
+        two.get(once, timeout=WAIT_S)
+    with pytest.raises(two.ActorDiedError, match="machine 1"):
+        two.get(doomed.ping.remote(), timeout=WAIT_S)
+    with pytest.raises(two.ObjectLostError, match="was only on machine 1"):
+        two.get(lost, timeout=WAIT_S)
+    assert two.get(copied, timeout=WAIT_S)[0] == 1
+    assert [row["Alive"] for row in two.nodes()] == [True, False]
+    assert two.cluster_resources() == {"CPU": 1.0, "a": 4.0}
+
+
+def test_tasks_and_actors_of_a_lost_machine_go_on_elsewhere(cluster, tmp_path):
+    cluster.start("a", "127.0.0.1", cpus=0)
+    cluster.start("b", "127.0.0.2", resource="x")
+    ray = cluster.attach()
+
+    @ray.remote(num_cpus=0, resources={"x": 1}, max_retries=1)
+    def where(path):
+        first = not os.path.exists(path)
+        Path(path).touch()
+        while first:
+            signal.pause()
+        return parent_of(os.getppid())
+
+    @ray.remote(num_cpus=0, resources={"x": 1}, max_restarts=1, max_task_retries=1)
+    class Phoenix:
+        def where(self):
+            return parent_of(os.getppid())
+
+    phoenix = Phoenix.remote()
+    b = cluster.processes["b"]
+    assert ray.get(phoenix.where.remote(), timeout=WAIT_S) == b.pid
+    task = where.remote(str(tmp_path / "first"))
+    while not (tmp_path / "first").exists():
+        pass
+    c = cluster.start("c", "127.0.0.3", resource="x")
+    b.kill()
+    assert ray.get(task, timeout=WAIT_S) == c.pid
+    assert ray.get(phoenix.where.remote(), timeout=WAIT_S) == c.pid
+
+
+@pytest.mark.slow
+def test_a_machine_that_is_silent_counts_as_lost_and_comes_back_as_a_new_one(cluster, is_running):
+    cluster.start("a", "127.0.0.1", cpus=0, limit=1)
+    b = cluster.start("b", "127.0.0.2", limit=1)
+    ray = cluster.attach()
+    pid = ray.remote(os.getpid)
+    before = ray.get(pid.remote(), timeout=WAIT_S)
+    forever = ray.remote(max_retries=0)(signal.pause).remote()
+    ray.wait([forever], timeout=0.5)
+    b.send_signal(signal.SIGSTOP)
+    with pytest.raises(ray.WorkerCrashedError, match="no sign of life for 1 s"):
+        ray.get(forever, timeout=WAIT_S)
+    b.send_signal(signal.SIGCONT)
+    cluster.wait_ready("b")
+    after = ray.get(pid.remote(), timeout=WAIT_S)
+    assert after != before
+    assert not is_running(before)
+    assert [row["Alive"] for row in ray.nodes()] == [True, False, True]
+
+
+OTHER_DRIVER = """
+import sys
+from pathlib import Path
+import nanorlhf.nanoray as nanoray
+from nanorlhf.nanoray.attach import attach
+from nanorlhf.nanoray.session import set_current
+
+set_current(attach("auto", root=Path(sys.argv[1]) / "a", runtime_env=None, log_to_driver=False))
+counter = nanoray.get_actor("counter")
+print(nanoray.get(counter.add.remote(10), timeout=60), flush=True)
+
+@nanoray.remote(num_cpus=0)
+class Mine:
+    def ping(self):
+        return 1
+
+@nanoray.remote(num_cpus=0)
+def endless():
+    import signal
+    signal.pause()
+
+mine = Mine.options(name="mine").remote()
+nanoray.get(mine.ping.remote(), timeout=60)
+kept = Mine.options(name="kept", lifetime="detached").remote()
+nanoray.get(kept.ping.remote(), timeout=60)
+running = endless.remote()
+print("ready", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("end", ["leaves", "is killed"])
+def test_two_drivers_share_actors_and_one_that_goes_takes_only_its_own(two, cluster, until, end):
+    @two.remote(num_cpus=0, resources={"b": 1})
+    class Counter:
+        def __init__(self):
+            self.value = 0
+
+        def add(self, n):
+            self.value += n
+            return self.value
+
+    counter = Counter.options(name="counter", lifetime="detached").remote()
+    assert two.get(counter.add.remote(1), timeout=WAIT_S) == 1
+    command = [sys.executable, "-c", OTHER_DRIVER, str(cluster.root)]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, **pipes) as other:
+        assert other.stdout.readline() == "11\n"
+        assert other.stdout.readline() == "ready\n"
+        assert two.get_actor("mine") is not None
+        if end == "is killed":
+            other.kill()
+        other.stdin.close()
+        other.wait()
+
+    def is_gone():
+        try:
+            two.get_actor("mine")
+        except ValueError:
+            return True
+        return False
+
+    assert until(is_gone)
+    assert two.get(two.get_actor("kept").ping.remote(), timeout=WAIT_S) == 1
+    assert two.get(counter.add.remote(1), timeout=WAIT_S) == 12
+
+
+def test_a_driver_that_leaves_can_come_back(two, cluster):
+    ref = two.put(1)
+    nanoray.shutdown()
+    with pytest.raises(nanoray.NotInitializedError):
+        nanoray.get(ref)
+    ray = cluster.attach()
+    with pytest.raises(ValueError, match="belongs to an engine that was shut down"):
+        ray.get(ref)
+    assert ray.get(ray.put(2), timeout=WAIT_S) == 2
+
+
+def test_a_machine_with_another_token_is_turned_away(cluster, tmp_path):
+    cluster.start("a", "127.0.0.1")
+    (tmp_path / "token").unlink()
+    obtain_token(tmp_path / "token")
+    words = [sys.executable, "-c", DAEMON, tmp_path, "b", "127.0.0.2", cluster.port, 1, "", 30]
+    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=WAIT_S)
+    assert done.returncode == 1
+    assert "the peer has another token" in done.stderr
+    ray = cluster.attach()
+    assert len(ray.nodes()) == 1
+
+
+def test_nothing_is_left_after_stop(two, cluster, is_running, until):
+    pids = [two.get(on(two, r)(os.getpid).remote(), timeout=WAIT_S) for r in "ab"]
+    zygotes = [two.get(on(two, r)(os.getppid).remote(), timeout=WAIT_S) for r in "ab"]
+    forever = on(two, "b")(signal.pause).remote()
+    daemon_pids = [process.pid for process in cluster.processes.values()]
+    roots = [cluster.root / name for name in "ba"]
+    assert [daemon.pid for root in reversed(roots) for daemon in daemons(root)] == daemon_pids
+    assert [len(stop_daemons(root=root)) for root in roots] == [1, 1]
+    assert [process.wait() for process in cluster.processes.values()] == [0, 0]
+    assert not any(is_running(pid) for pid in (*pids, *zygotes))
+    assert [os.listdir(root) for root in roots] == [[], []]
+    with pytest.raises(two.EngineError, match=r"stopped|hung up"):
+        two.get(forever, timeout=WAIT_S)
+    with pytest.raises(two.EngineError):
+        two.put(1)
+
+
+def test_agents_end_with_a_head_that_is_stopped(two, cluster, is_running):
+    pid = two.get(on(two, "b")(os.getpid).remote(), timeout=WAIT_S)
+    cluster.processes["a"].send_signal(signal.SIGTERM)
+    assert [process.wait() for process in cluster.processes.values()] == [0, 0]
+    assert not is_running(pid)
+    with pytest.raises(two.EngineError, match=r"hung up|is gone"):
+        two.get(two.put(1), timeout=WAIT_S)
+
+
+def test_without_a_head_agents_end_their_processes(two, cluster, is_running, until):
+    pid = two.get(on(two, "b")(os.getpid).remote(), timeout=WAIT_S)
+    cluster.processes["a"].kill()
+    assert until(lambda: not is_running(pid))
+    with pytest.raises(two.EngineError, match=r"hung up|is gone"):
+        two.get(two.put(1), timeout=WAIT_S)
+
+
+def test_a_driver_attaches_to_an_agent_as_well_as_to_the_head(cluster):
+    cluster.start("a", "127.0.0.1", resource="a")
+    cluster.start("b", "127.0.0.2", resource="b")
+    ray = cluster.attach("b")
+    array = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8)
+    here, there = (on(ray, r)(lambda x: x).remote(ray.put(array)) for r in "ba")
+    assert np.array_equal(ray.get(here, timeout=WAIT_S), array)
+    assert np.array_equal(ray.get(there, timeout=WAIT_S), array)
+    cluster.processes["b"].kill()
+    with pytest.raises(ray.EngineError, match="hung up"):
+        ray.get(on(ray, "a")(signal.pause).remote(), timeout=WAIT_S)
+
+
+def test_a_cluster_over_tls(cluster, make_certificate):
+    cluster.start("a", "127.0.0.1", resource="a", tls=make_certificate("ours"))
+    cluster.start("b", "127.0.0.2", resource="b", tls=make_certificate("ours"))
+    ray = cluster.attach()
+    array = np.random.default_rng(0).integers(0, 256, 8 << 20, np.uint8)
+    back = on(ray, "b")(lambda x: x[::-1].copy()).remote(ray.put(array))
+    assert np.array_equal(ray.get(back, timeout=WAIT_S)[::-1], array)
+
+
+@pytest.mark.slow
+def test_agents_give_a_silent_head_up_and_come_back_to_it(cluster, is_running, until):
+    a = cluster.start("a", "127.0.0.1", cpus=0, limit=1)
+    cluster.start("b", "127.0.0.2", limit=1)
+    ray = cluster.attach()
+    pid = ray.get(ray.remote(os.getpid).remote(), timeout=WAIT_S)
+    a.send_signal(signal.SIGSTOP)
+    assert until(lambda: not is_running(pid))
+    a.send_signal(signal.SIGCONT)
+    cluster.wait_ready("b")
+    assert ray.get(ray.remote(os.getpid).remote(), timeout=WAIT_S) != pid
+    assert [row["Alive"] for row in ray.nodes()] == [True, False, True]
+
+
+def test_a_machine_with_another_python_is_refused_and_told_why(cluster, request):
+    cluster.start("a", "127.0.0.1")
+    token = load_token(cluster.root / "token")
+    guest = call(Address("127.0.0.1", cluster.port), "agent", token)
+    guest.sock.setblocking(False)
+    channel = Channel(guest.sock, guest.session, rest=guest.rest)
+    request.addfinalizer(channel.close)
+    channel.queue(("join", (1, 3, 10), ("what it says of itself, in its own way",)))
+    channel.flush()
+    messages = []
+    while not any(message[0] == "stop" for message in messages):
+        messages += channel.receive(WAIT_S)
+    assert "under Python 3.10; this cluster speaks" in messages[-1][1]
+    assert len(cluster.attach().nodes()) == 1
+
+
+def test_joining_says_what_is_wrong():
+    with pytest.raises(ValueError, match="give them to nanoray start"):
+        nanoray.init(address="nano://127.0.0.1:1", num_cpus=1)
+    with pytest.raises(ValueError, match="is not host:port"):
+        nanoray.init(address="127.0.0.1")
+    with pytest.raises(nanoray.NanoRayError, match="no daemon of the cluster nano://127"):
+        nanoray.init(address="nano://127.0.0.1:1")
+
+
+@pytest.mark.slow
+def test_every_call_ends_while_machines_die_and_come_under_load(cluster):
+    """A value is right or its error is typed; and the head, which nothing killed, works on."""
+    cluster.start("a", "127.0.0.1")
+    for name, host in (("b", "127.0.0.2"), ("c", "127.0.0.3")):
+        cluster.start(name, host, cpus=2)
+    ray = cluster.attach()
+
+    @ray.remote(max_retries=2, scheduling_strategy="SPREAD")
+    def make(number):
+        time.sleep(0.02)  # work that is worth a process on every machine
+        return np.full(40_000, number)
+
+    @ray.remote(max_retries=2, scheduling_strategy="SPREAD")
+    def add(x, y):
+        time.sleep(0.02)
+        return x + y
+
+    @ray.remote(num_cpus=0.5, max_restarts=-1, max_task_retries=2)
+    class Adder:
+        def add(self, x, y):
+            return x + y
+
+    allowed = (ray.WorkerCrashedError, ray.ObjectLostError, ray.ActorDiedError)
+    adders = [Adder.remote() for _ in range(2)]
+    num_right = num_lost = 0
+    for turn in range(4):
+        leaves = [make.remote(number) for number in range(40)]
+        sums = [add.remote(x, y) for x, y in itertools.pairwise(leaves)]
+        sums += [adders[n % 2].add.remote(leaves[n], sums[n]) for n in range(20)]
+        expected = [2 * n + 1 for n in range(39)] + [3 * n + 1 for n in range(20)]
+        victim = "bc"[turn % 2]
+        ray.wait(sums, num_returns=1 + 10 * turn, timeout=WAIT_S)
+        cluster.processes[victim].kill()
+        cluster.processes[victim].wait()
+        cluster.processes[victim].stdout.close()
+        for ref, number in zip(sums, expected, strict=True):
+            try:
+                value = ray.get(ref, timeout=WAIT_S)
+            except allowed:
+                num_lost += 1
+            else:
+                assert (value == number).all()
+                num_right += 1
+        cluster.start(victim, "127.0.0.2" if victim == "b" else "127.0.0.3", cpus=2)
+    assert min(num_right, num_lost) > 0  # else nothing was at stake
+    assert sum(row["Alive"] for row in ray.nodes()) == 3
+    assert ray.get(add.remote(1, 2), timeout=WAIT_S) == 3
