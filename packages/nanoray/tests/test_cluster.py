@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 import nanorlhf.nanoray as nanoray
+from nanorlhf.nanoray.address import Address
 from nanorlhf.nanoray.attach import attach
 from nanorlhf.nanoray.channel import Channel
 from nanorlhf.nanoray.daemons import daemons, stop_daemons
-from nanorlhf.nanoray.door import Address, call
+from nanorlhf.nanoray.dial import call
 from nanorlhf.nanoray.session import set_current
 from nanorlhf.nanoray.token import load_token, obtain_token
 
@@ -25,7 +26,7 @@ DAEMON = """
 import logging, sys
 from pathlib import Path
 from nanorlhf.nanoray.agent import run_agent
-from nanorlhf.nanoray.door import Address
+from nanorlhf.nanoray.address import Address
 from nanorlhf.nanoray.head import run_head
 from nanorlhf.nanoray.station import MachineConfig
 from nanorlhf.nanoray.tls import TlsFiles

@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from nanorlhf.nanoray.address import Address
 from nanorlhf.nanoray.daemons import (
     Registration,
     daemons,
@@ -15,7 +16,6 @@ from nanorlhf.nanoray.daemons import (
     private_directory,
     stop_daemons,
 )
-from nanorlhf.nanoray.door import Address
 from nanorlhf.nanoray.errors import AuthenticationError, NanoRayError
 
 HEAD = Address("127.0.0.1", 6380)
@@ -25,7 +25,7 @@ DAEMON = """
 import signal, sys
 from pathlib import Path
 from nanorlhf.nanoray.daemons import Registration
-from nanorlhf.nanoray.door import Address
+from nanorlhf.nanoray.address import Address
 if sys.argv[2] == "stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 address = Address("127.0.0.1", 6380)

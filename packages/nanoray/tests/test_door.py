@@ -11,8 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from nanorlhf.nanoray.address import Address, parse_address
 from nanorlhf.nanoray.channel import Channel
-from nanorlhf.nanoray.door import Address, Door, call, parse_address
+from nanorlhf.nanoray.dial import call
+from nanorlhf.nanoray.door import Door
 from nanorlhf.nanoray.errors import AuthenticationError, NanoRayError
 from nanorlhf.nanoray.handshake import MAX_BYTES, Caller
 from nanorlhf.nanoray.tls import TlsFiles

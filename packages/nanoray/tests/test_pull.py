@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor, wait
 import numpy as np
 import pytest
 
-from nanorlhf.nanoray.door import Address, Door
+from nanorlhf.nanoray.address import Address
+from nanorlhf.nanoray.door import Door
 from nanorlhf.nanoray.errors import AuthenticationError, NanoRayError
 from nanorlhf.nanoray.pull import BlockGoneError, BlockServer, OpenArena, Puller
 from nanorlhf.nanoray.tls import TlsFiles

@@ -244,3 +244,25 @@ def test_a_coroutine_that_runs_can_be_cancelled(engine):
     engine.cancel(ref)
     with pytest.raises(nanoray.TaskCancelledError):
         engine.get(ref, timeout=WAIT_S)
+
+
+def test_a_handle_found_by_name_keeps_its_actor_alive(engine):
+    first = Counter.options(name="kept").remote(1)
+    found = engine.get_actor("kept")
+    del first
+    assert engine.get(found.add.remote(), timeout=WAIT_S) == 2
+
+
+def test_a_killed_actor_is_gone_for_the_next_call(engine):
+    counter = Counter.remote()
+    engine.kill(counter)
+    with pytest.raises(nanoray.ActorDiedError):
+        engine.get(counter.add.remote(), timeout=WAIT_S)
+
+
+def test_actors_are_listed(engine):
+    counter = Counter.options(name="listed").remote()
+    pid = engine.get(counter.process.remote(), timeout=WAIT_S)
+    (row,) = [row for row in engine.list_actors() if row["name"] == "listed"]
+    assert (row["class_name"], row["state"], row["pid"]) == ("Counter", "ALIVE", pid)
+    assert row["node_id"] == engine.list_nodes()[0]["NodeID"]

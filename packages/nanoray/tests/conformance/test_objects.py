@@ -1,5 +1,6 @@
 """Values and refs, on both engines."""
 
+import pickle
 import threading
 
 import numpy as np
@@ -72,6 +73,11 @@ def test_a_ref_inside_a_stored_value_keeps_its_object_alive(engine):
     (inner,) = engine.get(box, timeout=WAIT_S)
     del box
     assert engine.get(inner, timeout=WAIT_S) == "kept"
+
+
+def test_a_ref_cannot_be_pickled_by_hand(engine):
+    with pytest.raises(TypeError, match="cannot be pickled by hand"):
+        pickle.dumps(engine.put(1))
 
 
 def test_equal_refs_name_the_same_object(engine):
@@ -158,7 +164,7 @@ def test_what_cannot_be_pickled_is_refused_where_it_is_sent(engine):
         engine.remote(lambda: lock).remote()
 
 
-def test_a_ref_of_an_engine_that_ended_is_refused(engine):
+def test_get_checks_what_it_is_given(engine):
     with pytest.raises(TypeError, match="no ObjectRef"):
         engine.get(["text"])
     with pytest.raises(TypeError, match="no ObjectRef"):

@@ -113,3 +113,18 @@ def test_a_generator_may_have_all_its_results_at_once(engine):
 def test_a_stream_cannot_be_passed_on(engine):
     with pytest.raises(TypeError, match="cannot be passed to another process"):
         engine.put(count.remote(1))
+
+
+def test_a_stream_that_is_dropped_closes_its_generator(engine, until, tmp_path):
+    @engine.remote(max_buffered_items=1)
+    def endless(path):
+        try:
+            while True:
+                yield 0
+        finally:
+            path.touch()
+
+    stream = endless.remote(tmp_path / "closed")
+    assert engine.get(next(stream), timeout=WAIT_S) == 0
+    del stream
+    assert until((tmp_path / "closed").exists)

@@ -315,3 +315,16 @@ def test_a_task_cancelled_by_force_loses_its_process(engine, until, tmp_path):
     with pytest.raises((nanoray.TaskCancelledError, nanoray.WorkerCrashedError)):
         engine.get(ref, timeout=WAIT_S)
     assert until(lambda: not os.path.exists(f"/proc/{path.read_text()}"))
+
+
+def test_tasks_are_listed(engine):
+    engine.get(add.options(name="listed").remote(1), timeout=WAIT_S)
+    (row,) = [row for row in engine.list_tasks() if row["name"] == "listed()"]
+    assert row["state"] == "FINISHED"
+
+
+def test_calls_that_have_ended_are_in_the_timeline(engine, until, tmp_path):
+    engine.get(add.remote(1), timeout=WAIT_S)
+    path = str(tmp_path / "trace.json")
+    assert until(lambda: any(event["ph"] == "X" for event in engine.timeline(path)))
+    assert (tmp_path / "trace.json").read_text().startswith("[")

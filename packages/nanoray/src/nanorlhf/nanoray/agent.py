@@ -13,10 +13,11 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from .address import Address
 from .channel import Channel
 from .connection import Connection
 from .daemons import Daemon
-from .door import Address, call
+from .dial import call
 from .errors import AuthenticationError, NanoRayError
 from .handshake import DIALECT
 from .hub import describe_machine

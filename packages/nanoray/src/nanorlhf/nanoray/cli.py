@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from . import api, state
+from .address import parse_address
 from .daemons import Daemon, daemons, default_root, private_directory, stop_daemons
-from .door import parse_address
 from .errors import NanoRayError
 from .session import set_current
 from .stack import dump, workers

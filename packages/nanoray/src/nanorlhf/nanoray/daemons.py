@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from .door import Address
+from .address import Address
 from .errors import AuthenticationError, NanoRayError
 
 Role = Literal["head", "agent"]

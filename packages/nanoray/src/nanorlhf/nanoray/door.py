@@ -14,10 +14,11 @@ import ssl
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
-from .errors import AuthenticationError, NanoRayError
-from .handshake import DEADLINE_S, MAX_BYTES, NONCE_BYTES, Answerer, Caller, Purpose, Session
+from .address import Address
+from .dial import Guest
+from .errors import AuthenticationError
+from .handshake import DEADLINE_S, MAX_BYTES, NONCE_BYTES, Answerer, Purpose
 from .tls import TlsFiles
 
 log = logging.getLogger(__name__)
@@ -25,103 +26,6 @@ log = logging.getLogger(__name__)
 _BACKLOG = 64
 _PAUSE_S = 0.1
 _QUIET_S = 1.0
-
-
-class Address(NamedTuple):
-    """Where a machine listens."""
-
-    host: str
-    port: int
-
-    def __str__(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
-
-
-def parse_address(text: str) -> Address:
-    """Return ``host:port``, with or without ``nano://`` before it.
-
-    Raises:
-        ValueError: The text is no address.
-
-    >>> parse_address("nano://10.0.0.1:6380"), str(parse_address("[::1]:6380"))
-    (Address(host='10.0.0.1', port=6380), '[::1]:6380')
-    """
-    host, colon, port = text.removeprefix("nano://").rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isdecimal() or not 0 < int(port) < 65536:
-        raise ValueError(f"address={text!r} is not host:port; write nano://10.0.0.1:6380")
-    return Address(host, int(port))
-
-
-class Guest(NamedTuple):
-    """A peer that has proved itself; its socket blocks and has no timeout."""
-
-    sock: socket.socket
-    session: Session
-    rest: bytes
-    """Bytes that came behind the handshake."""
-    peer: Address
-
-
-def call(
-    address: Address,
-    purpose: Purpose,
-    token: bytes,
-    *,
-    tls: TlsFiles | None = None,
-    timeout_s: float = DEADLINE_S,
-) -> Guest:
-    """Connect to another machine's door and go through the handshake.
-
-    Args:
-        address: Where the other machine listens.
-        purpose: What for.
-        token: The cluster's secret.
-        tls: This machine's certificate, when the cluster uses TLS.
-        timeout_s: For all of it.
-
-    Raises:
-        AuthenticationError: One side does not accept the other.
-        NanoRayError: Nobody listens there, or not in time.
-    """
-    deadline = time.monotonic() + timeout_s
-    caller = Caller(token, purpose, nonce=os.urandom(NONCE_BYTES), is_tls=tls is not None)
-    try:
-        sock = socket.create_connection(address, timeout_s)
-    except OSError as error:
-        raise NanoRayError(
-            f"nobody answers at {address}: {error}; is the head running, and does a firewall let "
-            f"this machine through?"
-        ) from error
-    try:
-        if tls is not None:
-            sock.settimeout(_left(deadline, address))
-            sock = tls.context("caller").wrap_socket(sock)
-        sock.sendall(caller.start())
-        while caller.session is None:
-            sock.settimeout(_left(deadline, address))
-            chunk = sock.recv(MAX_BYTES)
-            if not chunk:
-                raise AuthenticationError(f"{address} hung up; is it a nanoray with the same TLS?")
-            sock.sendall(caller.feed(chunk))
-        sock.settimeout(None)
-    except OSError as error:
-        sock.close()
-        if isinstance(error, TimeoutError):
-            raise NanoRayError(f"{address} did not answer within {timeout_s:g} s") from error
-        raise AuthenticationError(f"{address} does not accept this machine: {error}") from error
-    except BaseException:
-        sock.close()
-        raise
-    return Guest(sock, caller.session, caller.rest, address)
-
-
-def _left(deadline: float, address: Address) -> float:
-    left = deadline - time.monotonic()
-    if left <= 0:
-        raise TimeoutError(f"{address} is too slow")
-    return left
 
 
 class _Stranger:

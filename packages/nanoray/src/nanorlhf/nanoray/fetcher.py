@@ -6,7 +6,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from typing import NamedTuple
 
-from .door import Address
+from .address import Address
 from .errors import NanoRayError
 from .pull import Puller
 from .store import Writer

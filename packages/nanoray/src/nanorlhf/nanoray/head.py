@@ -17,13 +17,14 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
+from .address import Address
 from .channel import Channel
 from .connection import Connection
 from .daemons import Daemon
-from .door import Address, Guest
+from .dial import Guest
+from .fleet import Fleet
 from .handshake import DIALECT, wrong_dialect
 from .hub import describe_machine
 from .local import own_pool
@@ -64,29 +65,16 @@ def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> No
         head.close()
 
 
-@dataclass(slots=True)
-class _Agent:
-    """An agent at the other end of a channel."""
-
-    heard_s: float
-    machine: int | None = None
-    """None until it has joined."""
-
-
 class Head:
     """The ``Rim`` of the cluster's node and the ``Owner`` of machine 0's hub."""
 
     def __init__(self, config: MachineConfig, stop: StopSignal) -> None:
         self._config, self._stop = config, stop
         self._lock = threading.Lock()
-        self._agents: dict[int, _Agent] = {}
-        self._machines: dict[int, int] = {}
-        """Machine -> the process number of its agent."""
         self._tails: dict[int, list[str]] = {}
         self._drivers: set[int] = set()
         self._is_over = False
         self._to_free: deque[tuple[int, int]] = deque()
-        self._beaten_s = time.monotonic()
         pool = own_pool(config.num_cpus, config.num_gpus, config.resources)
         token = obtain_token(config.token_path)
         with self._lock:  # nobody is let in before all is there
@@ -99,6 +87,8 @@ class Head:
                 knock=self._knock,
             )
             self._hub = self._station.hub
+            beats = {"beat_s": config.beat_s, "limit_s": config.limit_s}
+            self._fleet = Fleet(self._hub, **beats, now_s=time.monotonic())
             about = describe_machine(pool, self._station.address)
             cpus = pool.totals.get(CPU, 0) // UNIT
             self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
@@ -126,12 +116,11 @@ class Head:
         with self._lock:
             self._is_over = True
             self.node.break_down("the cluster was stopped while this was waiting")
-            for process in self._agents:
-                self._hub.send(process, ("stop", ""))
+            self._fleet.tell_all(("stop", ""))
             self._hub.flush()
         # Hung up on with something of theirs unread, agents might lose the message to stop.
         deadline = time.monotonic() + _FAREWELL_S
-        while self._agents and time.monotonic() < deadline:
+        while self._fleet and time.monotonic() < deadline:
             events = self._hub.poll(deadline - time.monotonic())
             with self._lock:
                 self._hub.serve(events)
@@ -143,7 +132,7 @@ class Head:
         """Start a process on a machine."""
         setup = {**setup, "totals": self.node.scheduler.totals()}
         if machine:
-            self._tell(machine, ("fork", worker, setup))
+            self._fleet.tell(machine, ("fork", worker, setup))
         else:
             self._hub.fork(worker, setup)
 
@@ -151,7 +140,7 @@ class Head:
         """Kill a process."""
         machine = self.node.machines.of(worker)
         if machine:
-            self._tell(machine, ("kill", worker))
+            self._fleet.tell(machine, ("kill", worker))
         else:
             self._hub.kill(worker)
 
@@ -167,7 +156,7 @@ class Head:
         """Have a process end a call."""
         machine = self.node.machines.of(worker)
         if machine:
-            self._tell(machine, ("interrupt", worker, call_id))
+            self._fleet.tell(machine, ("interrupt", worker, call_id))
         else:
             self._hub.interrupt(worker, call_id)
 
@@ -175,7 +164,7 @@ class Head:
         """Queue a message for a process, wherever it is."""
         machine = self.node.machines.of(process)
         if machine:
-            self._tell(machine, ("down", process, message))
+            self._fleet.tell(machine, ("down", process, message))
         elif process != DRIVER:
             self._hub.send(process, message)
         elif message[0] == "free":  # nobody reads here: this machine's own process only copies
@@ -192,7 +181,7 @@ class Head:
     def close_arena(self, arena_id: int, machine: int) -> None:
         """Close an arena's file where it is."""
         if machine:
-            self._tell(machine, ("close", arena_id))
+            self._fleet.tell(machine, ("close", arena_id))
         else:
             self._hub.close_arena(arena_id)
 
@@ -202,7 +191,7 @@ class Head:
         if target:
             # The head's own address depends on who asks: an agent knows how it reaches it.
             where = tuple(address) if source and address else None
-            self._tell(target, ("fetch", number, where, tuple(block)))
+            self._fleet.tell(target, ("fetch", number, where, tuple(block)))
         else:
             assert address is not None, "every machine of a cluster listens"
             self._station.fetch(number, Address(*address), block)
@@ -211,14 +200,13 @@ class Head:
 
     def heard(self, process: int, message: Message) -> None:
         """A process of this machine, or an agent, said something."""
-        agent = self._agents.get(process)
         if self._is_over:
             return
-        if agent is None:
-            self.node.handle(process, message)
+        if process in self._fleet:
+            machine = self._fleet.heard(process, now_s=time.monotonic())
+            self._heard_agent(process, machine, message)
         else:
-            agent.heard_s = time.monotonic()
-            self._heard_agent(process, agent, message)
+            self.node.handle(process, message)
 
     def exited(self, worker: int, status: int) -> None:
         """A worker of this machine is gone."""
@@ -227,11 +215,9 @@ class Head:
 
     def left(self, process: int) -> None:
         """An agent or a driver has hung up."""
-        if self._is_over:
-            self._agents.pop(process, None)
-        elif process in self._agents:
+        if process in self._fleet:
             self._lose(process, "its connection ended")
-        else:
+        elif not self._is_over:
             self._drivers.discard(process)
             self.node.driver_left(process)
 
@@ -256,21 +242,21 @@ class Head:
         channel = Channel(guest.sock, guest.session, rest=guest.rest)
         with self._lock:
             process = self.node.supervisor.next_process()
-            self._agents[process] = _Agent(time.monotonic())
-            self._hub.attach(process, channel)
+            self._fleet.welcome(process, channel, now_s=time.monotonic())
             self._settle()
 
-    def _heard_agent(self, process: int, agent: _Agent, message: Message) -> None:
+    def _heard_agent(self, process: int, machine: int | None, message: Message) -> None:
         verb, *fields = message
-        if verb == "join" and agent.machine is None:
-            self._join(process, agent, tuple(fields[0]), fields[1])
+        if machine is None:
+            if verb == "join":
+                self._join(process, tuple(fields[0]), fields[1])
         elif verb == "up":
-            self._up(agent, *fields)
+            self._up(machine, *fields)
         elif verb == "exited":
-            self._exited_there(agent, *fields)
-        elif verb == "attach" and agent.machine is not None:
-            driver = self._add_driver(agent.machine)
-            setup = self._driver_setup(driver, agent.machine)
+            self._exited_there(machine, *fields)
+        elif verb == "attach":
+            driver = self._add_driver(machine)
+            setup = self._driver_setup(driver, machine)
             self._hub.send(process, ("attached", fields[0], driver, setup))
         elif verb == "left":
             self._drivers.discard(fields[0])
@@ -280,60 +266,42 @@ class Head:
         elif verb == "printed":
             self.printed(*fields)
 
-    def _join(
-        self, process: int, agent: _Agent, dialect: tuple[int, ...], about: tuple[Any, ...]
-    ) -> None:
+    def _join(self, process: int, dialect: tuple[int, ...], about: tuple[Any, ...]) -> None:
         if dialect != DIALECT:
             self._hub.send(process, ("stop", wrong_dialect(dialect)))
             return
-        agent.machine = self.node.machine_joined(process, About(*about))
-        self._machines[agent.machine] = process
-        log.info("%s joined", self.node.machines[agent.machine])
+        machine = self.node.machine_joined(process, About(*about))
+        self._fleet.joined(process, machine)
+        log.info("%s joined", self.node.machines[machine])
         self._hub.send(process, ("welcome", process))
 
-    def _up(self, agent: _Agent, process: int, message: Message) -> None:
+    def _up(self, machine: int, process: int, message: Message) -> None:
         """A process of another machine said something."""
-        if self.node.machines.of(process) == agent.machine:
+        if self.node.machines.of(process) == machine:
             self.node.handle(process, message)
 
-    def _exited_there(self, agent: _Agent, worker: int, status: int, tail: list[str]) -> None:
-        if self.node.machines.of(worker) == agent.machine:
+    def _exited_there(self, machine: int, worker: int, status: int, tail: list[str]) -> None:
+        if self.node.machines.of(worker) == machine:
             self._tails[worker] = tail
             self.node.worker_exited(worker, status)
             del self._tails[worker]
 
     def _lose(self, process: int, reason: str) -> None:
         """An agent is gone."""
-        agent = self._agents.pop(process)
-        self._hub.detach(process)
-        if agent.machine is not None:
-            log.warning("%s is lost: %s", self.node.machines[agent.machine], reason)
-            del self._machines[agent.machine]
-            address = self.node.machines[agent.machine].about.address
-            self.node.machine_lost(agent.machine, reason)
-            if address is not None:
-                self._station.forget(Address(*address))
-                for other in self._machines:
-                    self._tell(other, ("lost", tuple(address)))
+        machine = self._fleet.drop(process)
+        if machine is None or self._is_over:
+            return
+        lost = self.node.machines[machine]
+        log.warning("%s is lost: %s", lost, reason)
+        self.node.machine_lost(machine, reason)
+        if lost.about.address is not None:
+            self._station.forget(Address(*lost.about.address))
+            self._fleet.tell_all(("lost", tuple(lost.about.address)))
 
     def _beat(self) -> None:
-        """Give a sign of life, and look for those of others."""
-        now = time.monotonic()
-        if now - self._beaten_s < self._config.beat_s:
-            return
-        was_away = now - self._beaten_s > self._config.limit_s / 2
-        self._beaten_s = now
-        for process, agent in list(self._agents.items()):
-            # After a stop of this process itself, what others said meanwhile is still unread.
-            if now - agent.heard_s > self._config.limit_s and not was_away:
-                self._lose(process, f"no sign of life for {self._config.limit_s:g} s")
-            else:
-                self._hub.send(process, ("beat",))
-
-    def _tell(self, machine: int, message: Message) -> None:
-        """Send to a machine's agent; no harm when it is lost."""
-        if machine in self._machines:
-            self._hub.send(self._machines[machine], message)
+        """Exchange signs of life."""
+        for process in self._fleet.beat(now_s=time.monotonic()):
+            self._lose(process, f"no sign of life for {self._config.limit_s:g} s")
 
     # -- drivers -------------------------------------------------------------------------------
 

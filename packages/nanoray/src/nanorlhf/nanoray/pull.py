@@ -26,8 +26,9 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
+from .address import Address
 from .channel import keep_alive
-from .door import Address, Guest, call
+from .dial import Guest, call
 from .errors import AuthenticationError, NanoRayError
 from .records import TAG_BYTES, Tags
 from .tls import TlsFiles

@@ -21,9 +21,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 
+from .address import Address
 from .connection import Connection
 from .daemons import Daemon, Registration, Role, peer_uid
-from .door import Address, Door, Guest
+from .dial import Guest
+from .door import Door
 from .fetcher import Fetcher, Report
 from .handshake import Purpose
 from .hub import Hub, Owner
