@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .blocks import GATHER_BYTES, MAX_ROWS, block, cuts, is_numbered
+from .blocks import GATHER_BYTES, MAX_ROWS, blocks_ahead, cuts, is_numbered
 from .formats import plain, transposed
 from .progress import progress
 from .replace import Target
@@ -39,8 +39,8 @@ def save_to_disk(
         Writer(dataset_path, features=ds.schema, **options) as writer,
         progress(found, "save") as done,
     ):
-        for rows in found:
-            writer.write_table(block(ds.columns, rows))
+        for rows, made in zip(found, blocks_ahead(ds.columns, found), strict=True):
+            writer.write_table(made)
             done(rows)
 
 
