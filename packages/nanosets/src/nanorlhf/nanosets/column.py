@@ -23,6 +23,7 @@ from .ragged import all_lengths, gathered, lengths_of, owned
 from .reader import File
 from .types import DType
 
+INTEGER = (int, np.integer)
 BLOCK_ROWS = 1024
 """Rows that iteration turns into Python values together."""
 
@@ -77,7 +78,7 @@ class Column(Exchange, Sequence[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         """Return one value, or the list of those that a slice or integer sequence picks."""
-        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if isinstance(key, INTEGER) and not isinstance(key, bool):
             return self.item(int(key))
         return self.values(resolve(key, self._length))
 

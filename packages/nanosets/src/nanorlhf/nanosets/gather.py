@@ -123,8 +123,12 @@ def resolve(key: object, size: int) -> Ints:
     return np.where(rows < 0, rows + size, rows)
 
 
+def _listed(key: object) -> object:
+    return list(key) if isinstance(key, map | filter | zip) else key
+
+
 def _numbers(key: object) -> Ints:
-    array = np.asarray(list(key) if isinstance(key, map | filter | zip) else key)
+    array = key if type(key) is np.ndarray else np.asarray(_listed(key))
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":

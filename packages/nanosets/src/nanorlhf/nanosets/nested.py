@@ -51,8 +51,9 @@ class Lists(Array):
     def bounds(self, chunk: Chunk, local: Ints) -> Bounds:
         """Return the child's range of each of B positions, empty for a null."""
         at = self.base[chunk] + local
-        starts = self.edges[at].astype(np.int64)
-        stops = self.edges[at + 1].astype(np.int64)
+        starts = self.edges[at].astype(np.int64, copy=False)
+        at += 1
+        stops = self.edges[at].astype(np.int64, copy=False)
         mask = self.mask(chunk, local)
         return Bounds(starts, stops if mask is None else np.where(mask, stops, starts))
 
