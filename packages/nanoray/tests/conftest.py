@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import cloudpickle
@@ -11,12 +12,82 @@ import hypothesis
 import pytest
 
 import nanorlhf.nanoray as nanoray
+from nanorlhf.nanoray.attach import attach
+from nanorlhf.nanoray.daemons import stop_daemons
+from nanorlhf.nanoray.session import set_current
 
 LIMIT_S = 120
 
 # No example is wrong because the machine was busy.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
+
+
+DAEMON = """
+import logging, sys
+from pathlib import Path
+from nanorlhf.nanoray.agent import run_agent
+from nanorlhf.nanoray.address import Address
+from nanorlhf.nanoray.head import run_head
+from nanorlhf.nanoray.station import MachineConfig
+from nanorlhf.nanoray.tls import TlsFiles
+
+logging.basicConfig(format="%(message)s")
+root, name, host, port, cpus, resources, limit = sys.argv[1:8]
+certificate, key, authority = map(Path, sys.argv[8:11] or [""] * 3)
+tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[8:] else None
+config = MachineConfig(
+    host=host, token_path=Path(root) / "token", root=Path(root) / name,
+    tls=tls, num_cpus=float(cpus),
+    resources={resources: 4} if resources else {}, beat_s=0.1, limit_s=float(limit), rejoin_s=20,
+)
+ready = lambda daemon: print("ready", daemon.address.port, flush=True)
+if port == "head":
+    run_head(config, on_ready=ready)
+else:
+    run_agent(Address("127.0.0.1", int(port)), config, on_ready=ready)
+"""
+
+
+class Cluster:
+    """Daemons that share a token, and this process as a driver."""
+
+    def __init__(self, root):
+        self.root = root
+        self.processes = {}
+        self.port = None
+
+    def command(self, name, host, *, cpus=1, resource="", limit=30, tls=()):
+        where = "head" if self.port is None else str(self.port)
+        words = [self.root, name, host, where, cpus, resource, limit, *tls]
+        return [sys.executable, "-c", DAEMON, *map(str, words)]
+
+    def start(self, name, host, **settings):
+        """Start a machine and wait until it has joined: ``cpus, resource, limit, tls``."""
+        words = self.command(name, host, **settings)
+        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
+        self.processes[name] = process
+        self.wait_ready(name)
+        return process
+
+    def wait_ready(self, name):
+        word, port = self.processes[name].stdout.readline().split()
+        assert word == "ready"
+        self.port = self.port or int(port)
+
+    def attach(self, name="a"):
+        set_current(attach("auto", root=self.root / name, runtime_env=None, log_to_driver=True))
+        return nanoray
+
+    def stop(self):
+        nanoray.shutdown()
+        for name in self.processes:
+            stop_daemons(root=self.root / name)
+        for process in self.processes.values():
+            process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+            process.stdout.close()
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +143,23 @@ def start(no_engine):
         return nanoray
 
     return begin
+
+
+@pytest.fixture
+def cluster(no_engine, tmp_path):
+    """A cluster without machines."""
+    cluster = Cluster(tmp_path)
+    yield cluster
+    cluster.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_cluster(tmp_path_factory):
+    """A cluster that the tests of a file share; its driver stays attached."""
+    nanoray.shutdown()
+    cluster = Cluster(tmp_path_factory.mktemp("cluster"))
+    yield cluster
+    cluster.stop()
 
 
 @pytest.fixture

@@ -21,18 +21,22 @@ class Machine:
     def __init__(self, folder):
         self.folder = folder
 
-    def run(self, *words):
+    def run(self, *words, **environ):
         command = [sys.executable, "-m", "nanorlhf.nanoray", "--root", self.folder / "run", *words]
         done = subprocess.run(
-            [str(word) for word in command], capture_output=True, text=True, timeout=60, check=False
+            [str(word) for word in command],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+            env={**os.environ, **environ},
         )
         return done.returncode, done.stdout, done.stderr
 
-    def start_head(self):
+    def start_head(self, *words, **environ):
         token = self.folder / "token"
-        status, out, error = self.run(
-            "start", "--head", "--port=0", f"--token-path={token}", "--num-cpus=2"
-        )
+        words = ["--head", "--port=0", f"--token-path={token}", "--num-cpus=2", *words]
+        status, out, error = self.run("start", *words, **environ)
         assert status == 0, error
         return re.search(r"listens on (\S+)", out)[1]
 
@@ -96,6 +100,49 @@ def test_a_cluster_is_started_looked_at_and_stopped(machine, until):
     assert machine.run("stop")[1] == "no daemon of yours runs on this machine\n"
 
 
+def seen(megabytes):
+    """Return the machine, the GPUs seen, and what is said of a value that is too large."""
+    try:
+        nanoray.put(bytes(megabytes << 20))
+        refusal = ""
+    except nanoray.StoreFullError as error:
+        refusal = str(error)
+    node_id = nanoray.get_runtime_context().node_id
+    return node_id, os.environ["CUDA_VISIBLE_DEVICES"], refusal
+
+
+def test_settings_of_the_cluster_and_of_each_machine_hold(machine, tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    here.mkdir()
+    there.mkdir()
+    policy = ["--scheduling-policy=round_robin", "--isolate-gpus"]
+    store = ["--object-store-memory=8388608", f"--object-spilling-directory={here}"]
+    address = machine.start_head(*policy, *store, CUDA_VISIBLE_DEVICES="3")
+    other = Machine(tmp_path / "other")
+    other.folder.mkdir()
+    words = [f"--address={address}", f"--token-path={machine.folder / 'token'}", "--num-cpus=2"]
+    store = ["--object-store-memory=16777216", f"--object-spilling-directory={there}"]
+    try:
+        status, _, error = other.run("start", *words, *store, CUDA_VISIBLE_DEVICES="5")
+        assert status == 0, error
+        machine.attach()
+        task = nanoray.remote(num_cpus=0)(seen)
+        rows = [nanoray.get(task.remote(20), timeout=WAIT_S) for _ in range(4)]
+        nodes = [row["NodeID"] for row in nanoray.nodes()]
+        assert [row[0] for row in rows] == nodes * 2, "in turn; the default would pack them"
+        assert [row[1] for row in rows] == [""] * 4, "these tasks ask for no GPU"
+        for row, size, folder in zip(rows, [8 << 20, 16 << 20], [here, there], strict=False):
+            assert f"object_store_memory={size}" in row[2]
+            assert f"spilled to {folder}" in row[2]
+        gpu = task.options(num_gpus=1)
+        assert sorted(nanoray.get([gpu.remote(1) for _ in range(2)], timeout=WAIT_S)) == sorted(
+            [(nodes[0], "3", ""), (nodes[1], "5", "")]
+        )
+    finally:
+        nanoray.shutdown()
+        other.run("stop")
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -103,6 +150,15 @@ def test_a_cluster_is_started_looked_at_and_stopped(machine, until):
         (["start", "--address=nowhere"], "nanoray start: "),
         (["start", "--head", "--host=0.0.0.0", "--port=0", "--num-cpus=-1"], "nanoray start: "),
         (["start", "--head", "--port=0", "--tls-key=k"], "nanoray start: TLS needs all of"),
+        (["start", "--head", "--object-store-memory=1"], "nanoray start: object_store_memory=1 "),
+        (
+            ["start", "--head", "--object-spilling-directory=/dev/null"],
+            "nanoray start: object_spilling_directory='/dev/null' is no directory",
+        ),
+        (
+            ["start", "--address=127.0.0.1:1", "--isolate-gpus"],
+            "nanoray start: --scheduling-policy and --isolate-gpus hold for the whole cluster",
+        ),
     ],
 )
 def test_what_goes_wrong_is_said_in_one_line(machine, words, said):

@@ -13,83 +13,12 @@ import pytest
 
 import nanorlhf.nanoray as nanoray
 from nanorlhf.nanoray.address import Address
-from nanorlhf.nanoray.attach import attach
 from nanorlhf.nanoray.channel import Channel
 from nanorlhf.nanoray.daemons import daemons, stop_daemons
 from nanorlhf.nanoray.dial import call
-from nanorlhf.nanoray.session import set_current
 from nanorlhf.nanoray.token import load_token, obtain_token
 
 WAIT_S = 60
-
-DAEMON = """
-import logging, sys
-from pathlib import Path
-from nanorlhf.nanoray.agent import run_agent
-from nanorlhf.nanoray.address import Address
-from nanorlhf.nanoray.head import run_head
-from nanorlhf.nanoray.station import MachineConfig
-from nanorlhf.nanoray.tls import TlsFiles
-
-logging.basicConfig(format="%(message)s")
-root, name, host, port, cpus, resources, limit = sys.argv[1:8]
-certificate, key, authority = map(Path, sys.argv[8:11] or [""] * 3)
-tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[8:] else None
-config = MachineConfig(
-    host=host, token_path=Path(root) / "token", root=Path(root) / name,
-    tls=tls, num_cpus=float(cpus),
-    resources={resources: 4} if resources else {}, beat_s=0.1, limit_s=float(limit), rejoin_s=20,
-)
-ready = lambda daemon: print("ready", daemon.address.port, flush=True)
-if port == "head":
-    run_head(config, on_ready=ready)
-else:
-    run_agent(Address("127.0.0.1", int(port)), config, on_ready=ready)
-"""
-
-
-class Cluster:
-    """Daemons that share a token, and this process as a driver."""
-
-    def __init__(self, root):
-        self.root = root
-        self.processes = {}
-        self.port = None
-
-    def start(self, name, host, *, cpus=1, resource="", limit=30, tls=()):
-        where = "head" if self.port is None else str(self.port)
-        command = [sys.executable, "-c", DAEMON, self.root, name, host, where, cpus, resource]
-        words = [str(word) for word in (*command, limit, *tls)]
-        process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
-        self.processes[name] = process
-        self.wait_ready(name)
-        return process
-
-    def wait_ready(self, name):
-        word, port = self.processes[name].stdout.readline().split()
-        assert word == "ready"
-        self.port = self.port or int(port)
-
-    def attach(self, name="a"):
-        set_current(attach("auto", root=self.root / name, runtime_env=None, log_to_driver=True))
-        return nanoray
-
-    def stop(self):
-        nanoray.shutdown()
-        for name in self.processes:
-            stop_daemons(root=self.root / name)
-        for process in self.processes.values():
-            process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
-            process.stdout.close()
-
-
-@pytest.fixture
-def cluster(no_engine, tmp_path):
-    cluster = Cluster(tmp_path)
-    yield cluster
-    cluster.stop()
 
 
 @pytest.fixture
@@ -411,8 +340,8 @@ def test_a_machine_with_another_token_is_turned_away(cluster, tmp_path):
     cluster.start("a", "127.0.0.1")
     (tmp_path / "token").unlink()
     obtain_token(tmp_path / "token")
-    words = [sys.executable, "-c", DAEMON, tmp_path, "b", "127.0.0.2", cluster.port, 1, "", 30]
-    done = subprocess.run(list(map(str, words)), capture_output=True, text=True, timeout=WAIT_S)
+    words = cluster.command("b", "127.0.0.2")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=WAIT_S)
     assert done.returncode == 1
     assert "the peer has another token" in done.stderr
     ray = cluster.attach()
@@ -508,6 +437,8 @@ def test_a_machine_with_another_python_is_refused_and_told_why(cluster, request)
 def test_joining_says_what_is_wrong():
     with pytest.raises(ValueError, match="give them to nanoray start"):
         nanoray.init(address="nano://127.0.0.1:1", num_cpus=1)
+    with pytest.raises(ValueError, match="object_store_memory, object_spilling_directory already"):
+        nanoray.init("nano://h:1", object_store_memory=1 << 20, object_spilling_directory="/tmp")
     with pytest.raises(ValueError, match="is not host:port"):
         nanoray.init(address="127.0.0.1")
     with pytest.raises(nanoray.NanoRayError, match="no daemon of the cluster nano://127"):

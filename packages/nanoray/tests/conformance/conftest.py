@@ -21,15 +21,23 @@ DIFFERS = {
 """Tests that hold on ours alone, and what Ray does by nature."""
 
 SLOW_ON_RAY = {
+    "test_a_coroutine_that_runs_can_be_cancelled",
+    "test_a_detached_actor_outlives_its_handles",
     "test_a_group_can_be_passed_to_a_task",
     "test_a_group_of_ranks_is_called_as_one",
     "test_a_group_waits_for_its_resources_and_so_do_its_calls",
+    "test_a_handle_works_wherever_it_is_passed",
     "test_a_removed_group_takes_what_runs_in_it_along",
     "test_a_task_is_cancelled_with_what_it_started",
+    "test_actors_are_listed",
     "test_actors_take_no_cpu_unless_they_ask",
+    "test_an_actor_ends_with_its_last_handle",
     "test_an_actor_restarts_as_often_as_it_may",
     "test_environment_variables_are_set_in_the_task",
+    "test_items_come_before_the_generator_has_ended",
     "test_tasks_may_wait_for_tasks_beyond_the_number_of_cpus",
+    "test_the_context_of_an_actor_has_its_id",
+    "test_threads_of_an_actor_run_side_by_side",
     "test_what_a_task_raises_is_retried_only_when_asked",
 }
 """Tests left out of the short form on Ray: they start several processes, a second each."""

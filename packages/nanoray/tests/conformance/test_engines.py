@@ -24,10 +24,14 @@ PROGRAM = """
     nanoray.init(
         engine=sys.argv[1],
         num_cpus=1,
+        object_store_memory=100 << 20,
         preload=("wave",),
         runtime_env={"env_vars": {"COLOUR": "green"}, "py_paths": [sys.argv[2]]},
     )
     assert nanoray.cluster_resources()["CPU"] == 1
+    if sys.argv[1] == "ray":
+        import ray
+        assert ray.cluster_resources()["object_store_memory"] == 100 << 20
     actor = Actor.remote()
     print(nanoray.get(actor.knows.remote()), nanoray.get(actor.pid.remote()))
     if sys.argv[3] == "shutdown":
@@ -67,6 +71,8 @@ def test_without_ray_the_error_says_how_to_get_it(no_engine, monkeypatch):
 def test_what_ray_was_started_with_cannot_be_chosen_later(no_engine, one_ray):
     with pytest.raises(ValueError, match=r"connected to Ray, so num_cpus, env_vars cannot"):
         nanoray.init(engine="ray", num_cpus=1, runtime_env={"env_vars": {"A": "1"}})
+    with pytest.raises(ValueError, match=r"object_store_memory, object_spilling_directory cannot"):
+        nanoray.init(engine="ray", object_store_memory=1 << 20, object_spilling_directory="/tmp")
     nanoray.init(engine="ray")
     nanoray.shutdown()
     assert one_ray.is_initialized()

@@ -20,7 +20,6 @@ from .daemons import Daemon
 from .dial import call
 from .errors import AuthenticationError, NanoRayError
 from .handshake import DIALECT
-from .hub import describe_machine
 from .local import own_pool
 from .station import Announce, MachineConfig, Station, StopSignal
 from .token import default_token_path, load_token
@@ -102,7 +101,7 @@ class Agent:
             address = (host if is_any else bound.host, bound.port)
             self._hub.watch(stop.fileno(), lambda: None)
             self._hub.attach(_UPLINK, Channel(guest.sock, guest.session, rest=guest.rest))
-            self._hub.send(_UPLINK, ("join", DIALECT, tuple(describe_machine(pool, address))))
+            self._hub.send(_UPLINK, ("join", DIALECT, tuple(self._station.describe(pool, address))))
             self._hub.flush()
 
     def serve(self, on_ready: Callable[[Daemon], None]) -> bool:

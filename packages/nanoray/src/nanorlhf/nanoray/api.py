@@ -10,13 +10,12 @@ from .backend import Context
 from .errors import NanoRayError
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .memory import check_store_bytes
 from .placement import Strategy
 from .policies import Policy
 from .refs import ObjectRef, UserValue
 from .remote import ActorHandle
 from .session import current, is_open, set_current
-
-_MIN_STORE_BYTES = 1 << 20
 
 
 def init(
@@ -74,6 +73,7 @@ def init(
         if ignore_reinit_error:
             return
         raise NanoRayError("init() was called before; call shutdown() first")
+    check_store_bytes(object_store_memory)
     if engine not in ("local", "ray"):
         raise ValueError(f"engine={engine!r} is unknown; use 'local' or 'ray'")
     if engine == "ray":
@@ -88,7 +88,13 @@ def init(
         set_current(
             start_ray(
                 address,
-                amounts={"num_cpus": num_cpus, "num_gpus": num_gpus, "resources": resources},
+                amounts={
+                    "num_cpus": num_cpus,
+                    "num_gpus": num_gpus,
+                    "resources": resources,
+                    "object_store_memory": object_store_memory,
+                    "object_spilling_directory": object_spilling_directory,
+                },
                 preload=preload,
                 runtime_env=runtime_env,
                 log_to_driver=log_to_driver,
@@ -106,6 +112,8 @@ def init(
                 "num_cpus": num_cpus,
                 "num_gpus": num_gpus,
                 "resources": resources,
+                "object_store_memory": object_store_memory,
+                "object_spilling_directory": object_spilling_directory,
                 "preload": preload or None,
                 "isolate_gpus": isolate_gpus or None,
                 "scheduling_policy": None if scheduling_policy == "default" else scheduling_policy,
@@ -125,7 +133,7 @@ def init(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
             resources=resources,
-            object_store_memory=_checked_store(object_store_memory),
+            object_store_memory=object_store_memory,
             object_spilling_directory=object_spilling_directory,
             preload=preload,
             runtime_env=runtime_env,
@@ -352,14 +360,6 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
-
-
-def _checked_store(size: int | None) -> int | None:
-    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
-        raise ValueError(
-            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
-        )
-    return size
 
 
 def _checked(timeout: float | None) -> float | None:

@@ -26,11 +26,11 @@ from .daemons import Daemon
 from .dial import Guest
 from .fleet import Fleet
 from .handshake import DIALECT, wrong_dialect
-from .hub import describe_machine
 from .local import own_pool
 from .machines import About
 from .messages import DRIVER
 from .node import Node
+from .policies import Policy, check_policy
 from .resources import CPU, UNIT
 from .station import Announce, MachineConfig, Station, StopSignal
 from .token import obtain_token
@@ -44,20 +44,29 @@ _FAREWELL_S = 2.0
 """How long agents have to hear that the cluster ends."""
 
 
-def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> None:
+def run_head(
+    config: MachineConfig,
+    *,
+    on_ready: Callable[[Daemon], None],
+    isolate_gpus: bool = False,
+    scheduling_policy: Policy = "default",
+) -> None:
     """Be the head of a new cluster until SIGTERM or SIGINT; call in the main thread.
 
     Args:
         config: How this machine takes part; ``nanoray start --head`` listens on port 6380.
         on_ready: Called once agents can join and drivers can attach.
+        isolate_gpus: Whether calls without GPUs see none, on any machine.
+        scheduling_policy: Which machine calls go to, and in which order they start.
 
     Raises:
         AuthenticationError: The token file is not private.
         OSError: The address is not this machine's, or the port is taken.
-        ValueError: The config asks for what this machine has not.
+        ValueError: The config asks for what this machine has not, or the policy is unknown.
     """
+    check_policy(scheduling_policy)
     stop = StopSignal()
-    head = Head(config, stop)
+    head = Head(config, stop, isolate_gpus=isolate_gpus, policy=scheduling_policy)
     try:
         on_ready(head.daemon)
         head.serve()
@@ -68,7 +77,9 @@ def run_head(config: MachineConfig, *, on_ready: Callable[[Daemon], None]) -> No
 class Head:
     """The ``Rim`` of the cluster's node and the ``Owner`` of machine 0's hub."""
 
-    def __init__(self, config: MachineConfig, stop: StopSignal) -> None:
+    def __init__(
+        self, config: MachineConfig, stop: StopSignal, *, isolate_gpus: bool, policy: Policy
+    ) -> None:
         self._config, self._stop = config, stop
         self._lock = threading.Lock()
         self._tails: dict[int, list[str]] = {}
@@ -89,9 +100,16 @@ class Head:
             self._hub = self._station.hub
             beats = {"beat_s": config.beat_s, "limit_s": config.limit_s}
             self._fleet = Fleet(self._hub, **beats, now_s=time.monotonic())
-            about = describe_machine(pool, self._station.address)
+            about = self._station.describe(pool, self._station.address)
             cpus = pool.totals.get(CPU, 0) // UNIT
-            self.node = Node(pool, self, max_idle=max(1, cpus), about=about)
+            self.node = Node(
+                pool,
+                self,
+                max_idle=max(1, cpus),
+                about=about,
+                isolate_gpus=isolate_gpus,
+                policy=policy,
+            )
             numbers = itertools.count(1)
             announce = Announce(self._announce, self._retire, lambda: next(numbers))
             address = self._station.address

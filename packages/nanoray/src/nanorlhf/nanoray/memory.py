@@ -1,8 +1,17 @@
-"""How much memory this machine has, for the store's default size."""
+"""How large a machine's store may be: what was asked for, or a part of its memory."""
 
 from pathlib import Path
 
 _SHARE = 0.3  # as in Ray: the rest is for the processes themselves
+_MIN_STORE_BYTES = 1 << 20
+
+
+def check_store_bytes(size: int | None) -> None:
+    """Raise ValueError unless ``size`` bytes are enough for a store; None is the default."""
+    if size is not None and (not isinstance(size, int) or size < _MIN_STORE_BYTES):
+        raise ValueError(
+            f"object_store_memory={size!r} must be an int of {_MIN_STORE_BYTES} or more, in bytes"
+        )
 
 
 def default_store_bytes(root: Path = Path("/")) -> int:

@@ -7,6 +7,7 @@ every call, so nothing here is concurrent.
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from .answers import Answers
 from .arenas import Arenas
 from .census import Census
 from .errors import EngineError, PlacementGroupRemovedError
@@ -112,6 +113,7 @@ class Node:
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
         )
         self._isolate_gpus = isolate_gpus
+        self._answers = Answers(self.objects, self.arenas, self.transfers, self.machines, rim)
         self._drivers: set[int] = set()
         self._waits = Waits(
             self.objects,
@@ -278,6 +280,7 @@ class Node:
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self._waits.drop_process(worker)
+        self._answers.drop_process(worker)
         self.streams.drop_process(worker)
         self.supervisor.exited(worker, reason)
         self.arenas.drop_process(worker)
@@ -287,6 +290,7 @@ class Node:
     def _drop_process(self, process: int) -> None:
         self.objects.drop_process(process)
         self._waits.drop_process(process)
+        self._answers.drop_process(process)
         self.streams.drop_process(process)
         self.arenas.drop_process(process)
         self.rooms[self.machines.of(process)].drop_process(process)
@@ -320,6 +324,7 @@ class Node:
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
+        self._answers.cancel((process, req))
         self._room(process).cancel((process, req))
         self.streams.cancel((process, req))
 
@@ -506,71 +511,8 @@ class Node:
         is_driver = process == DRIVER or process in self._drivers
         return "driver" if is_driver else self.supervisor.label(process)
 
-    def _lend(self, process: int, object_id: int, value: Value) -> None:
-        """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
-        if value.block is not None:
-            self.arenas.ship(process, value)
-            self.objects.hold(process, -object_id, 1)
-            self.objects.touch(object_id)
-
     def _answer(self, asker: Asker, payload: Answer) -> None:
-        if payload[0] == "values":
-            self._answer_values(asker, payload[1])
-            return
-        if payload[0] == "error":
-            payload = ("error", tuple(payload[1]))
-        self._reply(asker, payload)
-
-    def _answer_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
-        """Answer with values, as soon as they are on the asker's machine."""
-        if self.machines.is_one:
-            self._reply_values(asker, values)
-            return
-        machine = self.machines.of(asker[0])
-        ids = [object_id for object_id, _ in values]
-        if not self.transfers.are_away(machine, ids):
-            self._reply_local(asker, machine, ids)
-            return
-
-        for object_id in ids:
-            self.objects.pin(object_id)
-
-        def arrived(error: Value | None) -> None:
-            if error is None:
-                self._reply_local(asker, machine, ids)
-            else:
-                self._reply(asker, ("error", tuple(error)))
-            for object_id in ids:
-                self.objects.unpin(object_id)
-
-        self.transfers.localize(machine, ids, arrived)
-
-    def _reply_local(self, asker: Asker, machine: int, ids: Sequence[int]) -> None:
-        """Answer with values that are on the machine, unless one was lost meanwhile."""
-        values: list[tuple[int, Value]] = []
-        for object_id in ids:
-            entry = self.objects.get(object_id)
-            assert entry is not None, "it is pinned"
-            assert entry.value is not None, "it was ready"
-            if entry.is_error:
-                self._reply(asker, ("error", tuple(entry.value)))
-                return
-            value = self.transfers.on(machine, object_id, entry.value)
-            assert value is not None, "it has been brought here"
-            values.append((object_id, value))
-        self._reply_values(asker, values)
-
-    def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
-        for object_id, value in values:
-            self._lend(asker[0], object_id, value)
-        self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
-
-    def _reply(self, asker: Asker, payload: Answer) -> None:
-        process, req = asker
-        if process == DRIVER:
-            self._rim.answer(req, payload)
-        else:
-            self._rim.send(process, ("reply", req, payload))
+        self._answers.give(asker, payload)
 
 
 def _bare(block: Block) -> Value:

@@ -29,6 +29,8 @@ from .refs import ObjectRef, UserValue
 from .remote import ActorClass, ActorHandle
 
 _ELSEWHERE = ("192.0.2.1", 9)  # TEST-NET-1 of RFC 5737: no packet is ever sent there
+_ANY = ("0.0.0.0", "::")
+"""A machine that listens on all its interfaces does not say at which one others reach it."""
 
 
 class Scatter:
@@ -257,7 +259,8 @@ def _hosted(cls: type) -> type:
             with socket.socket() as probe:
                 probe.bind(("", 0))
                 port = probe.getsockname()[1]
-            return api.get_runtime_context().get_node_id(), _own_address(), port
+            node_id = api.get_runtime_context().get_node_id()
+            return node_id, _own_address(node_id), port
 
         def nanoray_construct(
             self, environment: Mapping[str, str], *args: Any, **kwargs: Any
@@ -270,8 +273,11 @@ def _hosted(cls: type) -> type:
     return Rank
 
 
-def _own_address() -> str:
-    """Return an address of this machine that others may reach."""
+def _own_address(node_id: str) -> str:
+    """Return where other machines of the cluster reach this one, or may reach it."""
+    addresses = {row["NodeID"]: str(row["NodeManagerAddress"]) for row in api.nodes()}
+    if addresses.get(node_id, _ANY[0]) not in _ANY:
+        return addresses[node_id]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(_ELSEWHERE)  # a datagram socket only looks up the route
         return str(probe.getsockname()[0])

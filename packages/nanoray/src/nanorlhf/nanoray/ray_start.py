@@ -34,7 +34,8 @@ def start_ray(
 
     Args:
         address: "auto" or an address of a cluster that runs; None starts one of this machine.
-        amounts: ``num_cpus``, ``num_gpus`` and ``resources`` of the new one; None is all it has.
+        amounts: ``num_cpus``, ``num_gpus``, ``resources``, ``object_store_memory`` and
+            ``object_spilling_directory`` of the new one; None is Ray's choice.
         preload: Modules that every process imports when it starts.
         runtime_env: As for ``init``; Ray copies the working directory to all machines.
         log_to_driver: Show what tasks and actors print.

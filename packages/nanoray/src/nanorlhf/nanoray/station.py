@@ -28,9 +28,13 @@ from .dial import Guest
 from .door import Door
 from .fetcher import Fetcher, Report
 from .handshake import Purpose
-from .hub import Hub, Owner
+from .hub import Hub, Owner, describe_machine
 from .logs import LogFiles
+from .machines import About
+from .memory import check_store_bytes
 from .pull import BlockServer, OpenArena, Puller
+from .resources import Pool
+from .spill import spill_directory
 from .store import Writer
 from .tls import TlsFiles
 from .value import Block
@@ -56,6 +60,10 @@ class MachineConfig:
     """GPUs to hand out; None is all this process may use."""
     resources: Mapping[str, float] = field(default_factory=dict)
     """Custom resources."""
+    object_store_memory: int | None = None
+    """Bytes of shared memory that values may take; None is a part of what this process may use."""
+    object_spilling_directory: str | None = None
+    """Where values move to that have no room; None is chosen by ``spill.spill_directory``."""
     preload: Sequence[str] = ()
     """Modules imported once, before any process is forked."""
     root: Path | None = None
@@ -68,6 +76,8 @@ class MachineConfig:
     """Seconds for which an agent that was cut off tries to come back before it gives up."""
 
     def __post_init__(self) -> None:
+        check_store_bytes(self.object_store_memory)
+        spill_directory(self.object_spilling_directory)
         if not 0 < self.beat_s < self.limit_s:
             raise ValueError(
                 f"beat_s={self.beat_s} must be positive and below limit_s={self.limit_s}; a limit "
@@ -174,6 +184,15 @@ class Station:
     def address(self) -> Address:
         """Where the machine listens."""
         return self._door.address
+
+    def describe(self, pool: Pool, address: tuple[str, int]) -> About:
+        """Return what the machine says of itself; ``address`` is where others reach it."""
+        return describe_machine(
+            pool,
+            address,
+            store_bytes=self._config.object_store_memory,
+            directory=self._config.object_spilling_directory,
+        )
 
     def open(self, role: Role, head: Address, *, announce: Announce, report: Report) -> Daemon:
         """Begin to fetch blocks and to take drivers, once the machine has a place in the cluster.
