@@ -308,13 +308,18 @@ OWN = {
     "load_from_disk": {"verify", "io"},
 }
 """Keywords that are ours alone."""
-VERBS = """
-from_list from_dict from_generator from_json from_csv from_parquet from_file select skip take repeat
-shuffle sort filter map rename_column rename_columns remove_columns add_column select_columns cast
-cast_column unique flatten train_test_split shard iter batch with_format with_transform save_to_disk
-to_json to_csv to_parquet to_pandas to_polars to_list to_dict
-""".split()
-FUNCTIONS = "load_dataset load_from_disk concatenate_datasets interleave_datasets".split()
+VERBS = [
+    *("from_list", "from_dict", "from_generator"),
+    *("from_json", "from_csv", "from_parquet", "from_file"),
+    *("select", "skip", "take", "repeat", "shuffle", "shard", "sort", "filter", "unique"),
+    *("map", "batch", "iter", "flatten", "train_test_split"),
+    *("rename_column", "rename_columns", "remove_columns"),
+    *("add_column", "select_columns", "cast", "cast_column"),
+    *("with_format", "with_transform", "save_to_disk"),
+    *("to_json", "to_csv", "to_parquet", "to_pandas"),
+    *("to_polars", "to_list", "to_dict"),
+]
+FUNCTIONS = ["load_dataset", "load_from_disk", "concatenate_datasets", "interleave_datasets"]
 
 
 @pytest.mark.parametrize("name", VERBS + FUNCTIONS)
