@@ -57,13 +57,16 @@ class Cluster:
         self.processes = {}
         self.port = None
 
-    def command(self, name, host, *, cpus=1, resource="", limit=30, tls=()):
-        where = "head" if self.port is None else str(self.port)
+    def command(self, name, host, *, cpus=1, resource="", limit=30, tls=(), port=None):
+        where = port or self.port or "head"
         words = [self.root, name, host, where, cpus, resource, limit, *tls]
         return [sys.executable, "-c", DAEMON, *map(str, words)]
 
     def start(self, name, host, **settings):
-        """Start a machine and wait until it has joined: ``cpus, resource, limit, tls``."""
+        """Start a machine and wait until it has joined.
+
+        ``settings`` are cpus, resource, limit, tls, and the port of the head where it is another.
+        """
         words = self.command(name, host, **settings)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         self.processes[name] = process
