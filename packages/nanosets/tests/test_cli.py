@@ -4,8 +4,9 @@ import sys
 
 import pytest
 
-from nanorlhf.nanosets import Dataset, load_dataset
+from nanorlhf.nanosets import Dataset, Writer, load_dataset
 from nanorlhf.nanosets.cli import main
+from nanorlhf.nanosets.reader import File
 
 
 @pytest.fixture
@@ -124,3 +125,30 @@ def test_the_module_runs_and_a_closed_pipe_is_no_error(tmp_path):
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert json.loads(done.stdout) == {"a": "x" * 100}
+
+
+def test_compact_drops_what_appends_left_and_keeps_the_rest(file, capsys):
+    code = "x" * 100
+    with Writer(file, append=True, metadata={"more": code}) as writer:
+        writer.write({"id": 4, "text": "new", "t": None})
+    opened, size, rows = load_dataset(file), file.stat().st_size, load_dataset(file).to_list()
+    before = File(file).footer
+    status, out, err = run(capsys, "compact", file)
+    after = File(file, verify=True).footer
+    assert (status, err) == (0, "")
+    assert out == f"{file}: {size - file.stat().st_size} bytes shorter\n"
+    assert file.stat().st_size < size
+    assert (before.chunks, after.chunks) == (2, 1)
+    assert (after.schema, after.metadata) == (before.schema, {"made": "here", "more": code})
+    assert (after.checksum, after.compression) == (before.checksum, before.compression)
+    assert str(load_dataset(file).to_list()) == str(opened.to_list()) == str(rows)
+
+
+def test_compact_leaves_a_damaged_file_alone(file, capsys):
+    data = bytearray(file.read_bytes())
+    data[64] ^= 1
+    file.write_bytes(data)
+    code, _, err = run(capsys, "compact", file)
+    assert code == 1
+    assert "checksum does not match" in err
+    assert file.read_bytes() == data

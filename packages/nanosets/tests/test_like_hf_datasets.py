@@ -1,5 +1,6 @@
 """One program over our dataset and over Hugging Face's gives the same rows, verb by verb."""
 
+import inspect
 import math
 
 import numpy as np
@@ -295,3 +296,41 @@ def test_a_whole_program_gives_the_same_rows(plain):
         return {name: splits[name].shuffle(seed=2).skip(1).to_list() for name in splits}
 
     same(program, plain)
+
+
+OWN = {
+    "from_generator": {"output"},
+    "from_file": {"verify", "io"},
+    "map": {"output", "cache"},
+    "save_to_disk": {"options"},
+    "to_parquet": {"options"},
+    "load_dataset": {"verify", "io"},
+    "load_from_disk": {"verify", "io"},
+}
+"""Keywords that are ours alone."""
+VERBS = [
+    *("from_list", "from_dict", "from_generator"),
+    *("from_json", "from_csv", "from_parquet", "from_file"),
+    *("select", "skip", "take", "repeat", "shuffle", "shard", "sort", "filter", "unique"),
+    *("map", "batch", "iter", "flatten", "train_test_split"),
+    *("rename_column", "rename_columns", "remove_columns"),
+    *("add_column", "select_columns", "cast", "cast_column"),
+    *("with_format", "with_transform", "save_to_disk"),
+    *("to_json", "to_csv", "to_parquet", "to_pandas"),
+    *("to_polars", "to_list", "to_dict"),
+]
+FUNCTIONS = ["load_dataset", "load_from_disk", "concatenate_datasets", "interleave_datasets"]
+
+
+@pytest.mark.parametrize("name", VERBS + FUNCTIONS)
+def test_keywords_and_their_order_are_theirs(name):
+    ours, theirs = (
+        inspect.signature(getattr(owner if name in FUNCTIONS else owner.Dataset, name)).parameters
+        for owner in (nanosets, datasets)
+    )
+    own = OWN.get(name, set()) | {"self", "ds"}
+    assert [p for p in ours if p not in own and p not in theirs] == []
+    # Flatten's first argument there is a fingerprint, which is no business of a caller's.
+    positional = [n for n, p in ours.items() if p.kind == p.POSITIONAL_OR_KEYWORD and n not in own]
+    expected = [n for n in theirs if n in positional and n != "new_fingerprint"]
+    assert positional == expected

@@ -128,7 +128,7 @@ def test_a_split_that_is_not_there_is_refused(split, folder):
 def test_a_directory_of_saved_splits_is_named_as_such(tmp_path):
     ds = Dataset.from_dict({"a": range(8)})
     ds.train_test_split(2).save_to_disk(tmp_path / "splits")
-    with pytest.raises(IsADirectoryError, match=r"holds saved splits; use DatasetDict.load_from"):
+    with pytest.raises(IsADirectoryError, match=r"holds saved splits; use load_from"):
         load_dataset(tmp_path / "splits")
 
 
@@ -138,3 +138,52 @@ def test_a_table_of_another_library_is_loaded_without_a_copy():
     assert ds["a"][:] == [2, 3]
     assert ds["a"].parts[0].array.values.ctypes.data == table["a"].chunk(0).buffers()[1].address
     assert str(load_dataset(table, features={"a": "int8"}).schema["a"]) == "int8"
+
+
+def test_what_was_saved_loads_as_it_was_a_dataset_or_splits(tmp_path):
+    ds = Dataset.from_dict({"a": range(10)})
+    ds.save_to_disk(tmp_path / "a.nano")
+    ds.train_test_split(0.3, seed=0).save_to_disk(tmp_path / "splits")
+    assert isinstance(load_from_disk(tmp_path / "a.nano"), Dataset)
+    for io in ("mmap", "pread", "ram"):
+        found = load_from_disk(tmp_path / "splits", io=io, verify=True)
+        assert isinstance(found, DatasetDict)
+        assert found.num_rows == {"train": 7, "test": 3}
+
+
+def test_data_files_are_of_the_kind_that_is_named(folder):
+    (folder / "e.txt").write_text('{"a": 7}\n')
+    found = load_dataset("json", data_files=folder / "e.txt")
+    assert {name: ds["a"][:] for name, ds in found.items()} == {"train": [7]}
+    files = {"train": [str(folder / "c.jsonl"), str(folder / "d.json")], "test": folder / "e.txt"}
+    found = load_dataset("json", data_files=files)
+    assert found.num_rows == {"train": 3, "test": 1}
+    assert load_dataset("json", data_files=files, split="train[1:]")["a"][:] == [5, 6]
+    assert load_dataset("nano", data_files=str(folder / "*.nano"), split="train")["a"][:] == [
+        3,
+        1,
+        2,
+    ]
+    with pytest.raises(
+        ValueError, match=r"path='text' is no kind of data_files; use one of \['jso"
+    ):
+        load_dataset("text", data_files="a.txt")
+
+
+def test_several_files_are_one_dataset_and_open_files_are_written_to(folder):
+    lines = [folder / "c.jsonl", folder / "c.jsonl"]
+    assert Dataset.from_json(lines)["a"][:] == [4, 4]
+    assert Dataset.from_jsonl(path_or_paths=lines)["a"][:] == [4, 4]
+    with pytest.raises(ValueError, match=r"path_or_paths=\[\] names no file"):
+        Dataset.from_csv([])
+    ds = Dataset.from_dict({"a": [1, 2], "b": ["x\ny", "\u00e9"]})
+    for suffix in ("json", "csv", "parquet"):
+        write, read = getattr(ds, f"to_{suffix}"), getattr(Dataset, f"from_{suffix}")
+        with open(folder / "open", "wb") as handle:
+            write(path_or_buf=handle)
+            assert not handle.closed
+        write(folder / "named")
+        if suffix != "parquet":
+            assert (folder / "open").read_bytes() == (folder / "named").read_bytes()
+        assert read(folder / "open").to_dict() == ds.to_dict()
+        assert read(path_or_paths=[folder / "open", folder / "named"])["a"][:] == [1, 2, 1, 2]

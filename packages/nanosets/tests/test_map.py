@@ -1,7 +1,10 @@
+import gc
+import tempfile
+
 import numpy as np
 import pytest
 
-from nanorlhf.nanosets import Dataset, Ragged, SchemaError, load_dataset
+from nanorlhf.nanosets import Dataset, Ragged, SchemaError, load_dataset, results
 
 
 @pytest.fixture
@@ -242,3 +245,33 @@ def test_an_empty_dataset_gets_the_columns_asked_for(tmp_path):
     assert found.column_names == ["t", "n"]
     empty.map(lambda row: {"n": 1}, features=features, output=tmp_path / "a.nano", num_proc=4)
     assert load_dataset(tmp_path / "a.nano").schema == found.schema
+
+
+def test_large_answers_lie_in_a_temporary_file_that_goes_with_them(ds, tmp_path, monkeypatch):
+    def widening(row):
+        return {"n": row["i"] if row["i"] < 5 else row["i"] / 2, "s": None if row["i"] else "zero"}
+
+    want = ds.map(widening, batch_size=2)
+    monkeypatch.setattr(results, "MEMORY_BYTES", 30)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    found = ds.map(widening, batch_size=2)
+    assert len(list(tmp_path.glob("nanosets-*/part.nano"))) == 1
+    assert found.schema == want.schema
+    assert str(found.to_list()) == str(want.to_list())
+    with pytest.raises(ZeroDivisionError):
+        ds.map(lambda row: {"n": 1 / (row["i"] - ds["i"][-1])}, batch_size=2)
+    with pytest.raises(ValueError, match="returned None for some rows only"):
+        ds.map(lambda row: {"n": 1} if row["i"] != ds["i"][-1] else None, batch_size=1)
+    del found
+    gc.collect()
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_arrays_that_are_alike_or_not_become_the_same_lists(ds):
+    kinds = [np.int32, np.int64, np.float32]
+    for dtypes in ([np.int32], kinds):
+        made = [np.arange(i % 3, dtype=dtypes[i % len(dtypes)]) for i in range(10)]
+        found = ds.map(lambda row, i, made=made: {"a": made[i]}, with_indices=True)
+        assert [a.tolist() for a in found["a"]] == [a.tolist() for a in made]
+    square = ds.map(lambda row: {"a": np.eye(2, dtype=np.int8)})
+    assert str(square.schema["a"]) == "list<list<int8>>"

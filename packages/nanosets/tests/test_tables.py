@@ -1,7 +1,6 @@
 import subprocess
 import sys
 
-import datasets
 import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet
@@ -63,6 +62,7 @@ def test_dictionaries_that_differ_from_chunk_to_chunk_are_one_in_a_file(tmp_path
 
 def test_what_hugging_face_datasets_saved_is_read(tmp_path):
     rows = [{"a": i, "t": [str(i)] * i, "c": i % 2} for i in range(5)]
+    datasets = pytest.importorskip("datasets", reason="its files are what is read")
     theirs = datasets.Dataset.from_list(rows).cast_column(
         "c", datasets.ClassLabel(names=["no", "yes"])
     )
@@ -106,10 +106,40 @@ def test_a_type_that_parquet_holds_and_we_do_not_is_refused_by_name(tmp_path):
         load_dataset(tmp_path / "a.parquet")
 
 
-def test_without_pyarrow_the_error_says_what_to_install(tmp_path, monkeypatch):
+def test_without_pyarrow_and_polars_the_error_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ImportError, match=r"need pyarrow; pip install 'nanosets\[tables\]'"):
+    monkeypatch.setitem(sys.modules, "polars", None)
+    with pytest.raises(ImportError, match=r"or polars; pip install 'nanosets\[tables\]'"):
         read_parquet(tmp_path / "a.parquet")
+
+
+def test_polars_reads_and_writes_where_there_is_no_pyarrow(tmp_path, plain, monkeypatch):
+    pytest.importorskip("polars", reason="it is what stands in")
+    columns = {"i": range(3), "t": [[1], None, []], "s": ["x", None, "z"], "m": [{"a": 1.5}] * 3}
+    ds = Dataset.from_dict(columns).select([2, 0, 1])
+    ds.to_parquet(tmp_path / "by_pyarrow.parquet")
+    ds.to_ipc(tmp_path / "by_pyarrow.arrow")
+    table = pa.table({"i": [2, 0, 1]})
+    with pa.ipc.new_stream(tmp_path / "stream.arrow", table.schema) as stream:
+        stream.write_table(table)
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    ds.to_parquet(tmp_path / "by_polars.parquet", compression="zstd")
+    ds.to_ipc(tmp_path / "by_polars.arrow")
+    assert load_dataset(tmp_path / "stream.arrow")["i"][:] == [2, 0, 1]
+    some = Dataset.from_parquet(tmp_path / "by_pyarrow.parquet", columns=["s", "i"])
+    assert some.to_dict() == {"s": ["z", "x", None], "i": [2, 0, 1]}
+    monkeypatch.undo()
+    for by in ("by_pyarrow", "by_polars"):
+        for kind in ("parquet", "arrow"):
+            assert plain(load_dataset(tmp_path / f"{by}.{kind}").to_list()) == plain(ds.to_list())
+
+
+def test_a_damaged_table_is_an_error_of_polars_too(tmp_path, monkeypatch):
+    pytest.importorskip("polars", reason="it is what stands in")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1" + bytes(60) + b"PAR1")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(ValueError, match=r"a\.parquet"):
+        load_dataset(tmp_path / "a.parquet")
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "json", "csv", "parquet", "arrow", "nano"])

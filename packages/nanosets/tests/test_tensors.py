@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
-import torch
 
 from nanorlhf.nanosets import Dataset, SchemaError, load_dataset
 from nanorlhf.nanosets.types import NUMBERS
+
+torch = pytest.importorskip("torch", reason="its tensors are what is made")
 
 
 @pytest.fixture

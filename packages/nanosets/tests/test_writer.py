@@ -215,3 +215,15 @@ def test_misuse_is_refused_with_the_way_out(tmp_path):
     with pytest.raises(SchemaError, match="nests deeper than 32 levels"):
         Dataset.from_dict({"a": [deep]}).save_to_disk(tmp_path / "b.nano")
     assert sorted(os.listdir(tmp_path)) == ["a.nano"]
+
+
+def test_a_write_waits_for_the_disk_unless_it_is_told_not_to(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    for append in (False, True):
+        for sync in (False, True):
+            synced.clear()
+            with Writer(tmp_path / "a.nano", append=append, sync=sync) as writer:
+                writer.write({"a": 1})
+            assert bool(synced) == sync
+    assert load_dataset(tmp_path / "a.nano", verify=True)["a"][:] == [1, 1, 1]

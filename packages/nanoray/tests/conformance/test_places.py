@@ -30,10 +30,19 @@ def test_a_call_runs_on_the_machine_it_names(engine):
 def test_a_machine_that_does_not_exist_is_an_error_unless_any_will_do(engine):
     nowhere = "ab" * 28
     hard = nanoray.NodeAffinitySchedulingStrategy(nowhere)
-    with pytest.raises(nanoray.InfeasibleError):
-        engine.get(node.options(scheduling_strategy=hard).remote(), timeout=WAIT_S)
+    for remote in (node, Doubler):
+        there = remote.options(scheduling_strategy=hard)
+        with pytest.raises(nanoray.InfeasibleError, match=f"there is no node {nowhere}"):
+            there.remote()
     soft = nanoray.NodeAffinitySchedulingStrategy(nowhere, soft=True)
     assert engine.get(node.options(scheduling_strategy=soft).remote(), timeout=WAIT_S)
+
+
+def test_a_machine_that_can_never_hold_a_call_refuses_it_at_once(engine):
+    here = nanoray.NodeAffinitySchedulingStrategy(engine.nodes()[0]["NodeID"])
+    too_large = node.options(scheduling_strategy=here, num_cpus=99)
+    with pytest.raises(nanoray.InfeasibleError, match=r"node [0-9a-f]{56}.* CPU=99 is asked for"):
+        too_large.remote()
 
 
 def test_a_group_can_be_named_found_and_given_as_a_strategy(engine):

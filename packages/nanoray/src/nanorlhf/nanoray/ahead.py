@@ -53,7 +53,7 @@ class Ahead:
         self._calls, self._scheduler = calls, scheduler
         self._office, self._requeue, self._on_rest = office, requeue, on_rest
         self._numbers = itertools.count(1)
-        self._means: dict[bytes, float] = {}
+        self._means: dict[int, float] = {}
         self._holders: dict[int, Worker] = {}
         """Processes that have calls to come."""
 

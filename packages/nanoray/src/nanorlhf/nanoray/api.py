@@ -64,8 +64,9 @@ def init(
         ignore_reinit_error: Do nothing when an engine is running already.
 
     Raises:
-        NanoRayError: An engine is running already, this is not Linux, or no daemon of the cluster
-            runs on this machine.
+        NanoRayError: An engine is running already, this is not Linux, no daemon of the cluster
+            runs on this machine, or Ray is not installed or not reached.
+        AuthenticationError: The daemon of this machine is another user's.
         ValueError: Resources or modules are named with an address: they belong to ``nanoray
             start``. An amount is out of range, or a module of ``preload`` does not exist.
     """
@@ -173,7 +174,7 @@ def shutdown() -> None:
 
 
 def is_initialized() -> bool:
-    """Return whether this process is connected to an engine."""
+    """Return whether this process is connected to an engine; a fork of it is not."""
     return is_open()
 
 
@@ -185,6 +186,8 @@ def put(value: object) -> ObjectRef:
 
     Raises:
         SerializationError: The value cannot be sent to another process.
+        StoreFullError: It is larger than the store, or found no room in it within 10 seconds.
+        TypeError: It is a ref itself.
     """
     backend = current()
     return ObjectRef(backend.put(value), backend.holds)
@@ -203,8 +206,13 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
         TaskError: The call raised; the error is also an instance of what it raised. A list raises
             as soon as one of its calls has failed, whatever the others do.
         ActorDiedError: The actor died or could not be created.
-        WorkerCrashedError: The task's process died.
-        GetTimeoutError: Time is up.
+        WorkerCrashedError: The task's process died, and no retry is left.
+        TaskCancelledError: The call was cancelled.
+        PlacementGroupRemovedError: The call was placed in a group that is gone.
+        InfeasibleError: The call can never run, since it is nested too deep or a machine was lost.
+        ObjectLostError: The value was only on a machine that is gone, or was damaged on disk.
+        EngineError: The engine was shut down, or is broken.
+        GetTimeoutError: Time is up; the work goes on.
     """
     if isinstance(refs, ObjectRef):
         return current().get(_ids([refs]), timeout=_checked(timeout))[0]
@@ -219,6 +227,11 @@ def wait(
 
     Both lists keep the order of ``refs``; ``ready`` has at most ``num_returns``. A failed call is
     ready: ``get`` raises its error.
+
+    Args:
+        refs: All different.
+        num_returns: How many to wait for.
+        timeout: Seconds to wait; None is for ever, 0 looks and returns.
 
     Raises:
         ValueError: ``refs`` has duplicates, or ``num_returns`` is not in 1..len(refs).
@@ -266,6 +279,9 @@ def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
         actor: Whom.
         no_restart: False makes this a crash like others: the actor is made again while it has
             ``max_restarts`` left.
+
+    Raises:
+        TypeError: ``actor`` is no handle.
     """
     if not isinstance(actor, ActorHandle):
         raise TypeError(f"kill({actor!r}) needs an actor handle")
@@ -289,7 +305,8 @@ def placement_group(
 
     Args:
         bundles: What to reserve, ``[{"CPU": 1, "GPU": 1}, ...]``.
-        strategy: PACK, SPREAD, STRICT_PACK or STRICT_SPREAD; on one node all but the last agree.
+        strategy: "PACK" is on as few machines as possible, "SPREAD" on as many, "STRICT_PACK" on
+            one or not at all, "STRICT_SPREAD" each on its own or not at all.
         name: For ``get_placement_group``; empty for none.
 
     Raises:
@@ -311,7 +328,11 @@ def get_placement_group(name: str) -> PlacementGroup:
 
 
 def remove_placement_group(group: PlacementGroup) -> None:
-    """Give a group's resources back; what runs in it is killed."""
+    """Give a group's resources back; what runs in it is killed.
+
+    Calls in it, now and later, raise PlacementGroupRemovedError, and those of its actors
+    ActorDiedError. Nothing happens when it has been removed already.
+    """
     current().remove_group(group.id)
 
 
@@ -325,7 +346,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """Return all resources that exist."""
+    """Return the resources of all machines by name, ``{"CPU": 8.0, "license": 2.0}``."""
     return current().resources(available=False)
 
 
@@ -339,7 +360,7 @@ def get_gpu_ids() -> list[int] | list[str]:
 
 
 def available_resources() -> dict[str, float]:
-    """Return the resources that are free now."""
+    """Return the resources that are free now, those of placement groups not included."""
     return current().resources(available=True)
 
 

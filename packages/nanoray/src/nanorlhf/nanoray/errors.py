@@ -10,7 +10,7 @@
       TaskCancelledError         cancel() ended the call
       GetTimeoutError            get() ran out of time; also a TimeoutError
       InfeasibleError            no amount of waiting can satisfy the request
-      ObjectLostError            a ref names no object of this engine
+      ObjectLostError            the value is gone, with its machine or from its disk
       StoreFullError             a value does not fit into shared memory; also a MemoryError
       PlacementGroupRemovedError the group a call was placed in is gone
       SerializationError         a value cannot travel; also a TypeError
@@ -57,7 +57,7 @@ class InfeasibleError(NanoRayError, ValueError):
 
 
 class ObjectLostError(NanoRayError):
-    """A ref names an object this engine does not have."""
+    """The engine does not have the value (any more): the machine or the disk that had it failed."""
 
 
 class StoreFullError(NanoRayError, MemoryError):

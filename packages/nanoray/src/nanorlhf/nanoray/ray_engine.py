@@ -45,7 +45,9 @@ class RayEngine:
         self._ray: Any = ray
         self.holds = RayHolds()
         self._is_driver, self._owns_ray = is_driver, owns_ray
-        self._feasible = Feasibility(lambda: [node["Resources"] for node in _alive(ray)])
+        self._feasible = Feasibility(
+            lambda: {node["NodeID"]: node["Resources"] for node in _alive(ray)}
+        )
         self._native_code = lru_cache(_CODES_KEPT)(native_code)
         self._ready: dict[int, Native] = {}
 

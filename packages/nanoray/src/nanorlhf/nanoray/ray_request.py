@@ -1,7 +1,7 @@
 """What a call asks for, in Ray's keywords; and whether the cluster can ever give it."""
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from .environment import environment
@@ -79,29 +79,30 @@ class Feasibility:
     """Refuses what no machine of the cluster can ever hold; Ray would let it wait for ever.
 
     Args:
-        machines: Returns what each machine that is up has in total. Asked again only when a
-            request does not fit what it said before, for machines may have joined.
+        machines: Returns what each machine that is up has in total, by its node id. Asked again
+            only when a request does not fit what it said before, for machines may have joined.
     """
 
-    def __init__(self, machines: Callable[[], Iterable[Amounts]]) -> None:
+    def __init__(self, machines: Callable[[], Mapping[str, Amounts]]) -> None:
         self._machines = machines
-        self._totals: list[Mapping[str, int]] = []
+        self._totals: dict[str, Mapping[str, int]] = {}
 
     def check(self, options: Options, name: str, *, default_cpus: float) -> None:
         """Raise InfeasibleError when ``name`` can never run."""
         needs = options.needs(default_cpus=default_cpus)
-        group = options.placement_group
+        group, affinity = options.placement_group, options.affinity
         if group is not None:
-            rooms, where = _rooms(group, options), f"its placement group {group.bundles}"
+            where = f"its placement group {group.bundles}"
+            reason = _lack(needs, _rooms(group, options))
+        elif affinity is not None and not affinity.soft:
+            where = f"node {affinity.node_id}"
+            reason = self._lack_on(affinity.node_id, needs)
         else:
-            rooms, where = self._totals, "a machine of this cluster"
-            if not any(shortage(needs, room) is None for room in rooms):
-                rooms = self._look_again()
-        reasons = [shortage(needs, room) for room in rooms]
-        if all(reason is not None for reason in reasons):
+            where = "a machine of this cluster"
+            reason = self._lack_on(None, needs)
+        if reason is not None:
             raise InfeasibleError(
-                f"{name} can never run on {where}: {reasons[0] if reasons else 'there is none'}; "
-                f"ask for less or add machines"
+                f"{name} can never run on {where}: {reason}; ask for less or add machines"
             )
 
     def check_group(self, bundles: Sequence[Amounts], strategy: str) -> None:
@@ -112,16 +113,30 @@ class Feasibility:
             raise ValueError(
                 f"bundles={list(bundles)} must each ask for something; drop empty ones"
             )
-        reason = why_infeasible(needs, self._look_again(), strategy)  # type: ignore[arg-type]
+        self._look_again()
+        totals = list(self._totals.values())
+        reason = why_infeasible(needs, totals, strategy)  # type: ignore[arg-type]
         if reason is not None:
             raise InfeasibleError(f"placement group: {reason}; ask for less or add machines")
 
-    def _look_again(self) -> list[Mapping[str, int]]:
-        self._totals = [
-            {name: round(amount * UNIT) for name, amount in machine.items()}
-            for machine in self._machines()
-        ]
-        return self._totals
+    def _lack_on(self, node_id: str | None, needs: Demand) -> str | None:
+        """Return why a node, or any when that is None, can never hold a call; None if it can."""
+        if _lack(needs, self._rooms_of(node_id)) is None:
+            return None
+        self._look_again()
+        rooms = self._rooms_of(node_id)
+        if not rooms and node_id is not None:
+            return f"there is no node {node_id} (any more)"
+        return _lack(needs, rooms)
+
+    def _rooms_of(self, node_id: str | None) -> list[Mapping[str, int]]:
+        return [room for key, room in self._totals.items() if node_id in (None, key)]
+
+    def _look_again(self) -> None:
+        self._totals = {
+            node_id: {name: round(amount * UNIT) for name, amount in machine.items()}
+            for node_id, machine in self._machines().items()
+        }
 
 
 def _place(options: Options, *, default_cpus: float) -> dict[str, Any]:
@@ -173,6 +188,14 @@ def _on_node(affinity: NodeAffinitySchedulingStrategy) -> object:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Theirs
 
     return Theirs(node_id=affinity.node_id, soft=affinity.soft)
+
+
+def _lack(needs: Demand, rooms: Sequence[Mapping[str, int]]) -> str | None:
+    """Return why none of the rooms can ever hold a call, or None when one can."""
+    reasons = [shortage(needs, room) for room in rooms]
+    if None in reasons:
+        return None
+    return reasons[0] if reasons else "there is none"
 
 
 def _rooms(group: PlacementGroup, options: Options) -> list[Mapping[str, int]]:

@@ -4,6 +4,7 @@ from .batch import Batch
 from .column import Column
 from .concat import concatenate_datasets
 from .dataset import Dataset
+from .dataset_dict import DatasetDict
 from .errors import CorruptFileError, NanosetsError, SchemaError, WorkerError
 from .fit import best_fit
 from .gather import Ragged
@@ -11,7 +12,6 @@ from .load import load_dataset, load_from_disk
 from .mix import interleave_datasets, mix_datasets
 from .pack import TokenStream, WholeDocuments
 from .sample import Sampler
-from .splits import DatasetDict
 from .types import DType, Schema
 from .writer import Writer
 

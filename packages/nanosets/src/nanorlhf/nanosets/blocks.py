@@ -1,6 +1,8 @@
 """Rows in order, some at a time: ranges of them, and columns cut at the same rows."""
 
-from collections.abc import Iterator, Mapping
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
@@ -56,6 +58,17 @@ def block(named: Mapping[str, Column], rows: Range) -> Structs:
     """Return some rows as one compact struct array whose fields are the columns."""
     children = {name: column.block(*rows) for name, column in named.items()}
     return struct(children, length=rows.stop - rows.start)
+
+
+def blocks_ahead(named: Mapping[str, Column], found: Sequence[Range]) -> Iterator[Structs]:
+    """Yield blocks of rows, each gathered by another thread while the one before it is used."""
+    with ThreadPoolExecutor(1) as thread:
+        coming = deque(thread.submit(block, named, rows) for rows in found[:1])
+        for rows in found[1:]:
+            coming.append(thread.submit(block, named, rows))
+            yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def is_numbered(named: Mapping[str, Column]) -> bool:

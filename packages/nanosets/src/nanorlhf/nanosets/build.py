@@ -225,6 +225,10 @@ def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     """Numpy arrays, or what turns into them: one list per row."""
+    alike = _joined_alike(rows) if set(kinds) == {np.ndarray} else None
+    if alike is not None:
+        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
+        return lists(offsets_of(lengths), flat_array(alike, field))
     arrays = [None if row is None else as_array(row) for row in rows]
     ndims = {a.ndim for a in arrays if a is not None}
     if len(ndims) > 1:
@@ -246,6 +250,17 @@ def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     dtype = reduce(lambda a, b: unify(a, b, field=f"{field}[]"), {p.dtype for p in parts})
     child = concat([convert(p, dtype, field=f"{field}[]") for p in parts])
     return lists(offsets_of(lengths), child, valid=valid)
+
+
+def _joined_alike(rows: list[NDArray[Any]]) -> NDArray[Any] | None:
+    """Return flat arrays of one dtype, as most functions return them, end to end; else None."""
+    first = rows[0]
+    if first.ndim != 1 or not is_flat(first.dtype):
+        return None
+    try:
+        return np.concatenate(rows, dtype=first.dtype, casting="no")
+    except (TypeError, ValueError):  # another dtype, or another number of dimensions
+        return None
 
 
 def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:

@@ -24,6 +24,8 @@ class Part(ABC):
     """Chunks of one array: what one buffer, or one mapped file, holds of a column."""
 
     chunk_rows: Ints
+    length: int
+    """Rows of all chunks."""
 
     @property
     @abstractmethod
@@ -54,8 +56,8 @@ class Part(ABC):
             return Place(0, rows)
         if self._even:
             chunk = rows // self._even
-        else:
-            chunk = np.searchsorted(self.starts, rows, side="right") - 1
+            return Place(chunk, rows - chunk * self._even)
+        chunk = np.searchsorted(self.starts, rows, side="right") - 1
         return Place(chunk, rows - self.starts[chunk])
 
     def item(self, row: int) -> Any:  # noqa: ANN401 - a value of any column type
@@ -84,6 +86,7 @@ class MemoryPart(Part):
 
     def __init__(self, array: Array) -> None:
         self._array = array
+        self.length = array.length
         self.chunk_rows = np.array([array.length])
 
     @property
@@ -112,6 +115,7 @@ class FilePart(Part):
         self.chunk = chunk
         rows = file.chunk_rows
         self.chunk_rows = rows if chunk is None else rows[chunk : chunk + 1]
+        self.length = file.footer.rows if chunk is None else int(rows[chunk])
 
     @classmethod
     def all_of(cls, file: File, name: str) -> "tuple[FilePart, ...]":

@@ -13,7 +13,7 @@ from .load import load_dataset
 from .preview import cell
 from .reader import File
 from .stats import stats_of
-from .transcode import transcode
+from .transcode import compact, transcode
 
 CHECKSUMS: tuple[Checksum, ...] = ("crc32", "xxh3_64")
 
@@ -56,6 +56,7 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("path", help="a dataset file of any kind")
     stats.add_argument("columns", nargs="*", help="columns (default: all)")
     add("verify", _verify).add_argument("paths", nargs="+", metavar="path", help=".nano files")
+    add("compact", _compact).add_argument("paths", nargs="+", metavar="path", help=".nano files")
     convert = add("convert", _convert)
     convert.add_argument("source", help="a dataset file of any kind")
     convert.add_argument("target", help="the file to write; its suffix says its kind")
@@ -123,6 +124,13 @@ def _verify(arguments: argparse.Namespace) -> int:
             print(f"nanosets: {error}", file=sys.stderr)
             failed = 1
     return failed
+
+
+def _compact(arguments: argparse.Namespace) -> int:
+    """Write .nano files anew without what appends left behind."""
+    for path in arguments.paths:
+        print(f"{path}: {compact(path)} bytes shorter")
+    return 0
 
 
 def _convert(arguments: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ out.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, overload
 
 import numpy as np
@@ -22,6 +23,7 @@ from .ragged import all_lengths, gathered, lengths_of, owned
 from .reader import File
 from .types import DType
 
+INTEGER = (int, np.integer)
 BLOCK_ROWS = 1024
 """Rows that iteration turns into Python values together."""
 
@@ -42,9 +44,12 @@ class Column(Exchange, Sequence[Any]):
         self.dtype = dtype
         self.parts = tuple(parts)
         self.rows = rows
-        totals = np.array([int(part.chunk_rows.sum()) for part in self.parts], np.int64)
-        self._starts = offsets_of(totals)
-        self._length = int(self._starts[-1]) if rows is None else len(rows)
+        self._length = sum([part.length for part in self.parts]) if rows is None else len(rows)
+
+    @cached_property
+    def _starts(self) -> Ints:
+        """First row of each part, and the number of rows, int64 [parts + 1]."""
+        return offsets_of(np.array([part.length for part in self.parts], np.int64))
 
     @classmethod
     def of(cls, array: Array) -> "Column":
@@ -73,7 +78,7 @@ class Column(Exchange, Sequence[Any]):
 
     def __getitem__(self, key: Any) -> Any:
         """Return one value, or the list of those that a slice or integer sequence picks."""
-        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if isinstance(key, INTEGER) and not isinstance(key, bool):
             return self.item(int(key))
         return self.values(resolve(key, self._length))
 
@@ -149,7 +154,7 @@ class Column(Exchange, Sequence[Any]):
     def _windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows of a column that are not numbered, a view of each chunk."""
         for part, first in zip(self.parts, self._starts.tolist(), strict=False):
-            low, high = max(start - first, 0), min(stop - first, int(part.starts[-1]))
+            low, high = max(start - first, 0), min(stop - first, part.length)
             if low < high:
                 yield from part.windows(low, high)
 

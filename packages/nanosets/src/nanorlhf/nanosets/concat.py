@@ -57,7 +57,7 @@ def _concatenated(
     parts: list[Part] = [part for column in columns for part in column.parts]
     if all(column.rows is None for column in columns):
         return Column(dtype, parts)
-    sizes = [sum(int(part.chunk_rows.sum()) for part in column.parts) for column in columns]
+    sizes = [sum(part.length for part in column.parts) for column in columns]
     # Columns with the same rows in all datasets keep sharing them: one select then serves all.
     key = (*(id(column.rows) for column in columns), *sizes)
     if key not in shared:

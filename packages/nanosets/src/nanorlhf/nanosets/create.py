@@ -1,5 +1,6 @@
 """Datasets of values, of files, and of the tables of other libraries."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
@@ -19,6 +20,7 @@ from .writer import Writer
 if TYPE_CHECKING:
     from .dataset import Dataset
 
+Paths = str | Path | Sequence[str | Path]
 TABLE_ROWS = 1024
 """Rows of a generator that are turned into columns together."""
 
@@ -82,52 +84,54 @@ def from_generator(
 
 
 def from_jsonl(
-    cls: "type[Dataset]", path: str | Path, *, features: Features | None = None
+    cls: "type[Dataset]", path_or_paths: Paths, *, features: Features | None = None
 ) -> "Dataset":
-    """Return a JSON-lines file as a dataset in memory.
+    """Return JSON-lines files, one or several, as a dataset in memory.
 
     Raises:
         SchemaError: Names the line and the field.
     """
-    return _of(cls, read_jsonl(path, features=features), None)
+    return _of_files(cls, path_or_paths, lambda path: read_jsonl(path, features=features))
 
 
 def from_json(
-    cls: "type[Dataset]", path: str | Path, *, features: Features | None = None
+    cls: "type[Dataset]", path_or_paths: Paths, *, features: Features | None = None
 ) -> "Dataset":
-    """Return a JSON array of objects, or JSON lines, as a dataset in memory."""
-    return _of(cls, read_json(path, features=features), None)
+    """Return files of JSON lines, or of an array of objects each, as a dataset in memory."""
+    return _of_files(cls, path_or_paths, lambda path: read_json(path, features=features))
 
 
 def from_csv(
-    cls: "type[Dataset]", path: str | Path, *, features: Features | None = None
+    cls: "type[Dataset]", path_or_paths: Paths, *, features: Features | None = None
 ) -> "Dataset":
-    """Return a CSV file, names of columns in its first line, as a dataset in memory.
+    """Return CSV files, names of columns in their first lines, as a dataset in memory.
 
     Raises:
         SchemaError: Names the line and the field.
     """
-    return _of(cls, read_csv(path, features=features), None)
+    return _of_files(cls, path_or_paths, lambda path: read_csv(path, features=features))
 
 
 def from_parquet(
     cls: "type[Dataset]",
-    path: str | Path,
+    path_or_paths: Paths,
     *,
     columns: Sequence[str] | None = None,
     features: Features | None = None,
 ) -> "Dataset":
-    """Return a Parquet file, or some of its columns, as a dataset in memory; needs pyarrow.
+    """Return Parquet files, or some of their columns, as a dataset in memory.
 
     Raises:
+        ImportError: Neither pyarrow nor polars is installed.
         SchemaError: A column has a type that is none of ours, or not the asked one.
     """
     from .tables import read_parquet
 
-    schema, found = read_parquet(path, columns=columns)
-    # Random rows come out of one piece faster than out of many.
-    whole = concat(list(found) or [all_null(schema.struct, 0)])
-    return _of(cls, cast(Structs, whole), features)
+    def read(path: str | Path) -> Structs:
+        schema, found = read_parquet(path, columns=columns)
+        return cast(Structs, concat(list(found) or [all_null(schema.struct, 0)]))
+
+    return _of_files(cls, path_or_paths, read, features)
 
 
 def from_arrow(cls: "type[Dataset]", table: Any) -> "Dataset":  # noqa: ANN401 - any library's table
@@ -149,21 +153,34 @@ def from_arrow(cls: "type[Dataset]", table: Any) -> "Dataset":  # noqa: ANN401 -
 
 
 def from_file(
-    cls: "type[Dataset]", path: str | Path, *, verify: bool = False, io: IO = "mmap"
+    cls: "type[Dataset]", filename: str | Path, *, verify: bool = False, io: IO = "mmap"
 ) -> "Dataset":
     """Return a ``.nano`` file, mapped into memory.
 
     Args:
         cls: The class.
-        path: The file.
+        filename: The file.
         verify: Compare the checksums of all data first.
         io: How to read it: "mmap", "pread" as needed, or all of it into "ram".
 
     Raises:
         CorruptFileError: The file is damaged.
     """
-    file = File(path, verify=verify, io=io)
+    file = File(filename, verify=verify, io=io)
     return cls({name: Column.of_file(file, name) for name in file.schema})
+
+
+def _of_files(
+    cls: "type[Dataset]",
+    given: Paths,
+    read: Callable[[str | Path], Structs],
+    features: Features | None = None,
+) -> "Dataset":
+    """Return files in one piece, which random rows come out of faster than out of many."""
+    paths = [given] if isinstance(given, str | os.PathLike) else list(given)
+    if not paths:
+        raise ValueError("path_or_paths=[] names no file; give at least one")
+    return _of(cls, merge([read(path) for path in paths]), features)
 
 
 def _of(cls: "type[Dataset]", found: Structs, features: Features | None) -> "Dataset":

@@ -13,7 +13,7 @@ from typing import Any, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import create, export, fields, formats, order, rows, split
+from . import create, export, fields, formats, order, rows, train_test
 from .arrow import export_schema, export_stream
 from .blocks import Range, block, blocks, ranges
 from .cache import content_id
@@ -25,6 +25,7 @@ from .nested import Structs
 from .preview import preview
 from .types import Field, Schema, Struct
 
+INTEGER = (int, np.integer)
 ITER_ROWS = 1024
 """Rows that iteration turns into Python values together."""
 
@@ -130,7 +131,7 @@ class Dataset:
             if key not in self._columns:
                 raise KeyError(f"no column {key!r}; there are {self.column_names}")
             return self._columns[key]
-        if isinstance(key, int | np.integer) and not isinstance(key, bool):
+        if isinstance(key, INTEGER) and not isinstance(key, bool):
             return self._format.row(self._columns, int(key))
         if isinstance(key, slice):
             start, stop, step = key.indices(len(self))
@@ -223,7 +224,7 @@ class Dataset:
     sort = order.sort
     unique = order.unique
     filter = filter_rows
-    train_test_split = split.train_test_split
+    train_test_split = train_test.train_test_split
 
     map = map_rows
     select_columns = fields.select_columns

@@ -1,8 +1,7 @@
 """Which buffers a column has, and the directory of where they lie."""
 
-from collections.abc import Iterator
+from functools import cached_property, lru_cache
 from itertools import chain
-from typing import NamedTuple
 
 import numpy as np
 
@@ -25,38 +24,31 @@ MAX_CHUNK_ROWS = 2**31 - 1
 ABSENT = -1
 
 
-class Directory(NamedTuple):
-    """Where the buffers of every chunk lie."""
+@lru_cache(maxsize=1024)
+def slots_of(dtype: DType) -> tuple[str, ...]:
+    """Return what each buffer of a column of this type is, in file order.
 
-    rows: Ints
-    """int64 [chunks]."""
-    slots: Ints
-    """int64 [chunks, slots, 3 or 4]: offset, bytes, checksum, decompressed bytes."""
-
-
-def slots_of(dtype: DType) -> Iterator[str]:
-    """Yield what each buffer of a column of this type is, in file order.
-
-    >>> list(slots_of(List(Utf8())))
-    ['validity', 'offsets', 'validity', 'offsets', 'data']
+    >>> slots_of(List(Utf8()))
+    ('validity', 'offsets', 'validity', 'offsets', 'data')
     """
     if isinstance(dtype, Null):
-        return
-    yield "validity"
-    if isinstance(dtype, List | LargeList | Utf8 | Binary):
-        yield "offsets"
-    for child in dtype.children:
-        yield from slots_of(child)
-    if not isinstance(dtype, List | LargeList | FixedList | Tensor | Struct):
-        yield "codes" if isinstance(dtype, Dictionary) else "data"
+        return ()
+    inner = chain.from_iterable(map(slots_of, dtype.children))
+    if isinstance(dtype, List | LargeList):
+        return ("validity", "offsets", *inner)
+    if isinstance(dtype, FixedList | Tensor | Struct):
+        return ("validity", *inner)
+    if isinstance(dtype, Utf8 | Binary):
+        return ("validity", "offsets", "data")
+    return ("validity", "codes" if isinstance(dtype, Dictionary) else "data")
 
 
-def dictionaries_of(dtype: DType) -> Iterator[Dictionary]:
-    """Yield the dictionary types in a type, in schema order."""
+@lru_cache(maxsize=1024)
+def dictionaries_of(dtype: DType) -> tuple[Dictionary, ...]:
+    """Return the dictionary types in a type, in schema order."""
     if isinstance(dtype, Dictionary):
-        yield dtype
-    for child in dtype.children:
-        yield from dictionaries_of(child)
+        return (dtype,)
+    return tuple(chain.from_iterable(map(dictionaries_of, dtype.children)))
 
 
 def is_weightless(dtype: DType) -> bool:
@@ -72,31 +64,55 @@ def is_weightless(dtype: DType) -> bool:
     return False
 
 
-def decode_directory(raw: Ints, footer: Footer, footer_offset: int) -> Directory:
-    """Return the directory that int64 ``raw`` holds.
+class Directory:
+    """Where the buffers of every chunk lie.
+
+    That the rows add up is checked at once, where the buffers lie when that is first asked for.
+
+    Args:
+        raw: int64, the directory as it stands in the file.
+        footer: The footer.
+        footer_offset: Where that starts; buffers lie before it.
+
+    Attributes:
+        entries: ``raw`` as int64 [chunks, 1 + slots * 3 or 4].
+        rows: int64 [chunks].
 
     Raises:
-        FormatError: A buffer is misaligned, outside the file's data, or overlaps another; or it
-            is not made for the schema.
+        FormatError: It is not made for the schema, or the rows do not add up.
     """
-    width = footer.slot_width
-    dictionaries = list(dictionaries_of(footer.schema.struct))
-    counts = [sum(1 for _ in slots_of(d.value)) for d in dictionaries]
-    found = [len(values.slots) for values in footer.dictionaries]
-    if footer.slots != sum(1 for _ in slots_of(footer.schema.struct)) - 1 or found != counts:
-        raise FormatError(f"footer: {footer.slots} slots and dictionaries of {found} do not fit it")
-    entries = raw.reshape(footer.chunks, 1 + width * footer.slots)
-    rows = entries[:, 0].copy()
-    if ((rows <= 0) | (rows > MAX_CHUNK_ROWS)).any() or int(rows.sum()) != footer.rows:
-        raise FormatError(f"directory: its chunks do not add up to {footer.rows} rows")
-    slots = entries[:, 1:].reshape(footer.chunks, footer.slots, width)
-    # Column by column, so that no temporary array is large: fresh pages cost more than the checks.
-    columns = [entries[:, 1 + i :: width].ravel() for i in range(width)]
-    if footer.dictionaries:
-        apart = value_slots(footer).T
-        columns = [np.concatenate(pair) for pair in zip(columns, apart, strict=True)]
-    _check_ranges(columns, (footer.directory, footer.directory + raw.nbytes), footer_offset)
-    return Directory(rows, slots)
+
+    def __init__(self, raw: Ints, footer: Footer, footer_offset: int) -> None:
+        counts = [len(slots_of(d.value)) for d in dictionaries_of(footer.schema.struct)]
+        found = [len(values.slots) for values in footer.dictionaries]
+        if footer.slots != len(slots_of(footer.schema.struct)) - 1 or found != counts:
+            raise FormatError(
+                f"footer: {footer.slots} slots and dictionaries of {found} do not fit it"
+            )
+        self.entries = raw.reshape(footer.chunks, 1 + footer.slot_width * footer.slots)
+        self.rows: Ints = self.entries[:, 0].copy()
+        counted = self.rows.tolist()
+        in_range = min(counted, default=1) > 0 and max(counted, default=1) <= MAX_CHUNK_ROWS
+        if not in_range or sum(counted) != footer.rows:
+            raise FormatError(f"directory: its chunks do not add up to {footer.rows} rows")
+        self._footer = footer
+        self._footer_offset = footer_offset
+
+    @cached_property
+    def slots(self) -> Ints:
+        """Offset, bytes, checksum, decompressed bytes: int64 [chunks, slots, 3 or 4].
+
+        Raises:
+            FormatError: A buffer is misaligned, outside the file's data, or overlaps another.
+        """
+        footer, width = self._footer, self._footer.slot_width
+        found = self.entries[:, 1:].reshape(footer.chunks, footer.slots, width)
+        every = found.reshape(footer.chunks * footer.slots, width)
+        if footer.dictionaries:
+            every = np.concatenate([every, value_slots(footer)])
+        own = footer.directory, footer.directory + self.entries.nbytes
+        _check_ranges(every, own, self._footer_offset)
+        return found
 
 
 def value_slots(footer: Footer) -> Ints:
@@ -113,26 +129,28 @@ def value_slots(footer: Footer) -> Ints:
     return np.array(flat, np.int64).reshape(len(flat), footer.slot_width)
 
 
-def _check_ranges(columns: list[Ints], directory: tuple[int, int], footer_offset: int) -> None:
-    offset, size, _, *decoded = columns
-    absent = offset == ABSENT
-    if absent.any():
-        if any((absent & (column != ABSENT)).any() for column in columns[1:]):
-            raise FormatError("directory: an absent buffer has a size")
-        offset, size, *decoded = (c[~absent] for c in (offset, size, *decoded))
-    if not len(offset):
+def _check_ranges(slots: Ints, directory: tuple[int, int], footer_offset: int) -> None:
+    present = slots[:, 0] != ABSENT
+    if np.count_nonzero(present == (slots[:, 1] == ABSENT)):
+        raise FormatError("directory: an absent buffer has a size, or one that is there has none")
+    slots = slots.take(np.flatnonzero(present), axis=0)
+    if not len(slots):
         return
-    lowest = min(column.min() for column in (offset, size, *decoded))
-    if lowest < 0 or np.bitwise_or.reduce(offset) % ALIGNMENT:
+    offset, size = slots[:, 0], slots[:, 1]
+    if np.bitwise_or.reduce(offset) % ALIGNMENT:
         raise FormatError("directory: a buffer's offset is not a multiple of 64")
-    if offset.min() < HEADER.size or offset.max() > footer_offset:
-        raise FormatError("directory: a buffer starts outside the data")
-    stop = offset + np.minimum(size, footer_offset)
-    if size.max() > footer_offset or stop.max() > footer_offset:
-        raise FormatError("directory: a buffer ends after the data")
+    # As uint64 a negative number is too large as well; and what is not, adds up without overflow.
+    if np.maximum.reduce(slots[:, :2].view(np.uint64), axis=None) > footer_offset:
+        raise FormatError("directory: a buffer starts or ends outside the data")
+    if slots.shape[1] > 3 and slots[:, 3].min() < 0:
+        raise FormatError("directory: a buffer has less than no bytes when decompressed")
+    stop = offset + size
     # What a writer wrote lies in order, so that there is nothing to sort.
-    if (offset[1:] >= stop[:-1]).all() and stop[-1] <= directory[0]:
+    in_order = not np.count_nonzero(offset[1:] < stop[:-1])
+    if in_order and offset[0] >= HEADER.size and stop[-1] <= directory[0]:
         return
+    if offset.min() < HEADER.size or stop.max() > footer_offset:
+        raise FormatError("directory: a buffer starts or ends outside the data")
     used = size > 0
     starts = np.append(offset[used], directory[0])
     stops = np.append(stop[used], directory[1])

@@ -3,8 +3,10 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .blocks import GATHER_BYTES, MAX_ROWS, block, cuts, is_numbered
+from .blocks import GATHER_BYTES, MAX_ROWS, blocks_ahead, cuts, is_numbered
 from .formats import plain, transposed
+from .progress import progress
+from .replace import Target
 from .writer import Writer
 
 if TYPE_CHECKING:
@@ -22,7 +24,7 @@ def save_to_disk(
         ds: The dataset.
         dataset_path: The file; replaced in one step on success, left alone on failure.
         **options: As ``Writer`` takes them: ``chunk_rows``, ``chunk_bytes``, ``metadata``,
-            ``checksum``, ``compression``.
+            ``checksum``, ``compression``, ``sync``.
 
     Raises:
         OSError: The file cannot be written; then an old one of that name is still there.
@@ -33,9 +35,13 @@ def save_to_disk(
     if found and is_numbered(ds.columns):
         # A block that is a chunk goes to the file as it is; another would be copied into one.
         options["chunk_rows"] = min(max_rows, found[0].stop)
-    with Writer(dataset_path, features=ds.schema, **options) as writer:
-        for rows in found:
-            writer.write_table(block(ds.columns, rows))
+    with (
+        Writer(dataset_path, features=ds.schema, **options) as writer,
+        progress(found, "save") as done,
+    ):
+        for rows, made in zip(found, blocks_ahead(ds.columns, found), strict=True):
+            writer.write_table(made)
+            done(rows)
 
 
 def to_dict(ds: "Dataset") -> dict[str, list[Any]]:
@@ -48,32 +54,32 @@ def to_list(ds: "Dataset") -> list[dict[str, Any]]:
     return transposed(to_dict(ds))
 
 
-def to_json(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as JSON lines."""
+def to_json(ds: "Dataset", path_or_buf: Target) -> None:
+    """Write the rows as JSON lines to a file or an open binary one."""
     from .text import write_jsonl
 
-    write_jsonl(ds, path)
+    write_jsonl(ds, path_or_buf)
 
 
-def to_csv(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as comma-separated values under a line of names."""
+def to_csv(ds: "Dataset", path_or_buf: Target) -> None:
+    """Write the rows as comma-separated values under a line of names, as ``to_json``."""
     from .text import write_csv
 
-    write_csv(ds, path)
+    write_csv(ds, path_or_buf)
 
 
-def to_parquet(ds: "Dataset", path: str | Path, **options: Any) -> None:
-    """Write the rows as a Parquet file; needs pyarrow, whose ``ParquetWriter`` takes options."""
+def to_parquet(ds: "Dataset", path_or_buf: Target, **options: Any) -> None:
+    """Write the rows as a Parquet file; see ``tables.write_parquet``."""
     from .tables import write_parquet
 
-    write_parquet(ds, path, **options)
+    write_parquet(ds, path_or_buf, **options)
 
 
-def to_ipc(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as an Arrow IPC file; needs pyarrow."""
+def to_ipc(ds: "Dataset", path_or_buf: Target) -> None:
+    """Write the rows as an Arrow IPC file; see ``tables.write_ipc``."""
     from .tables import write_ipc
 
-    write_ipc(ds, path)
+    write_ipc(ds, path_or_buf)
 
 
 def to_arrow(ds: "Dataset") -> Any:  # noqa: ANN401 - pyarrow.Table

@@ -171,7 +171,7 @@ def _field_of(part: Part, field: str) -> Part:
     assert isinstance(array, Structs)
     if array.valid is None:
         return FieldPart(part, field)
-    return MemoryPart(_masked(array.take(*part.locate(np.arange(int(part.starts[-1])))), field))
+    return MemoryPart(_masked(array.take(*part.locate(np.arange(part.length))), field))
 
 
 def _masked(parent: Structs, field: str) -> Array:
@@ -190,6 +190,7 @@ class FieldPart(Part):
         self.part = part
         self.field = field
         self.chunk_rows = part.chunk_rows
+        self.length = part.length
         self._last: tuple[Structs, Array] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -26,10 +26,11 @@ before or after, and one that was open, or pickled, before still reads as it was
 import json
 import struct
 import zlib
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from .checksum import CHECKSUMS, Checksum
-from .types import Schema, parse
+from .types import Schema
 from .zstd import Compression
 
 MAGIC = b"\x89NANO\r\n\x1a"
@@ -168,10 +169,10 @@ def decode_footer(data: bytes) -> Footer:
         FormatError: It is not the JSON of a footer, or asks for what this reader does not know.
     """
     try:
-        raw = json.loads(data)
+        raw = json.loads(data.decode())
         offset, size = raw["directory"]
-        names = [column["name"] for column in raw["schema"]]
-        schema = Schema.of({column["name"]: parse(column["type"]) for column in raw["schema"]})
+        named = tuple((column["name"], column["type"]) for column in raw["schema"])
+        schema = _schema(named)
         rows, chunks, slots = raw["rows"], raw["chunks"], raw["slots"]
         checksum, compression, metadata = raw["checksum"], raw["compression"], raw["metadata"]
         values = tuple(
@@ -181,8 +182,8 @@ def decode_footer(data: bytes) -> Footer:
         metadata = dict(metadata)
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"footer: {type(error).__name__} {error}") from None
-    if len(set(names)) != len(names) or not all(isinstance(name, str) for name in names):
-        raise FormatError(f"footer: the column names {names} are not distinct strings")
+    if len(schema) != len(named):
+        raise FormatError(f"footer: the column names {[n for n, _ in named]} are not distinct")
     counts = (rows, chunks, slots, offset, size, *(v.rows for v in values))
     if not all(type(n) is int and 0 <= n < 2**63 for n in counts):
         raise FormatError(f"footer: one of {counts} is no count")
@@ -193,6 +194,14 @@ def decode_footer(data: bytes) -> Footer:
     if size != footer.directory_bytes:
         raise FormatError(f"footer: {slots} slots and a directory of {size} bytes do not fit it")
     return footer
+
+
+@lru_cache(maxsize=64)
+def _schema(named: tuple[tuple[str, str], ...]) -> Schema:
+    """Return a schema; the files of one dataset have the same, so it is kept."""
+    if not all(isinstance(word, str) for pair in named for word in pair):
+        raise TypeError("a column's name or type is no string")
+    return Schema.of(dict(named))
 
 
 def encode_trailer(trailer: Trailer) -> bytes:

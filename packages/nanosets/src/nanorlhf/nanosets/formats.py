@@ -44,6 +44,8 @@ class Format:
 
     def shown(self, columns: Mapping[str, Column]) -> list[str]:
         """Return the names that come out, the formatted columns first."""
+        if not self.hidden:
+            return list(columns)
         found = [name for name in columns if name not in self.hidden]
         return found + [n for n in columns if n in self.hidden and self.output_all_columns]
 

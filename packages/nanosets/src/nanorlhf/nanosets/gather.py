@@ -113,15 +113,22 @@ def resolve(key: object, size: int) -> Ints:
         rows = _numbers(key)
     if len(rows) == 0:
         return rows
+    # One pass tells for the usual case: as uint64 a negative number is larger than any size.
+    if rows.view(np.uint64).max() < size:
+        return rows
     low, high = int(rows.min()), int(rows.max())
     if low < -size or high >= size:
         bad = low if low < -size else high
         raise IndexError(f"row {bad} is not in a dataset of {size} rows; use 0 .. {size - 1}")
-    return np.where(rows < 0, rows + size, rows) if low < 0 else rows
+    return np.where(rows < 0, rows + size, rows)
+
+
+def _listed(key: object) -> object:
+    return list(key) if isinstance(key, map | filter | zip) else key
 
 
 def _numbers(key: object) -> Ints:
-    array = np.asarray(list(key) if isinstance(key, map | filter | zip) else key)
+    array = key if type(key) is np.ndarray else np.asarray(_listed(key))
     if array.size == 0 and array.ndim == 1:
         return np.zeros(0, np.int64)
     if array.ndim != 1 or array.dtype.kind not in "iu":

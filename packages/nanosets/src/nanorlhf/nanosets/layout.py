@@ -42,7 +42,10 @@ from .types import (
 MAX_COUNT = 2**62
 """Most elements of a buffer; below what int64 counts in bits."""
 MAX_WEIGHTLESS = 1 << 20
-"""Most elements inside lists of one chunk that take no bytes, such as nulls in a list<null>."""
+"""Most elements inside lists of one chunk that take no bytes, such as nulls in a list<null>.
+
+A file's size says nothing about how many there are, so a reader bounds their number, and a writer
+keeps to the bound."""
 BYTE = np.dtype("u1")
 
 
@@ -220,3 +223,19 @@ def last_edges(edges: NDArray[Any], base: Ints, counts: Ints) -> Ints:
             raise FormatError(f"offsets of chunk {chunk} run backwards or do not start at 0")
         last[chunk] = found[-1]
     return last
+
+
+def weightless(array: Array) -> int:
+    """Return the most values without bytes in any lists of a compact array.
+
+    >>> from .build import build
+    >>> weightless(build([[None] * 3, [], [None]])), weightless(build([[1]]))
+    (4, 0)
+    """
+    if isinstance(array, Structs):
+        return max(map(weightless, array.children.values()), default=0)
+    if not isinstance(array, Lists | FixedLists) or isinstance(array, Bytes):
+        return 0
+    if is_weightless(array.child.dtype):
+        return array.child.length
+    return weightless(array.child)

@@ -16,8 +16,9 @@ from .calls import Call, ColumnsOf, mask_of
 from .fields import names_of
 from .gather import Ints
 from .parts import discard, folder_for
+from .progress import progress
 from .results import Result
-from .spread import in_processes, progress
+from .spread import in_processes
 from .types import Features, Schema
 from .workers import Done, Job, Share, shares
 
@@ -65,7 +66,7 @@ def map_rows(
             one process; its new columns lie in temporary files (the system's folder for them, or
             beside ``output``) that go when the last dataset over them does.
         output: Write the result to this ``.nano`` file and return that; else the new columns of
-            one process lie in memory.
+            one process lie in memory, or from 64 MiB on in a temporary file as those of several.
         cache: A folder of results. One of the same rows, function and arguments is returned
             without calling the function; the key and the path are logged.
         desc: Label of the progress bar, which shows on a terminal only.

@@ -5,6 +5,7 @@ An offset counts from the start of its own chunk's child, so the range of elemen
 """
 
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -50,8 +51,9 @@ class Lists(Array):
     def bounds(self, chunk: Chunk, local: Ints) -> Bounds:
         """Return the child's range of each of B positions, empty for a null."""
         at = self.base[chunk] + local
-        starts = self.edges[at].astype(np.int64)
-        stops = self.edges[at + 1].astype(np.int64)
+        starts = self.edges[at].astype(np.int64, copy=False)
+        at += 1
+        stops = self.edges[at].astype(np.int64, copy=False)
         mask = self.mask(chunk, local)
         return Bounds(starts, stops if mask is None else np.where(mask, stops, starts))
 
@@ -146,6 +148,29 @@ class Text(Bytes):
     """Strings: lists of UTF-8 bytes."""
 
     __slots__ = ()
+
+    def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
+        """Return strings and None."""
+        starts, stops = self.bounds(chunk, local)
+        base = self.child.base[chunk]
+        text = self._ascii(base + starts, base + stops)
+        if text is None:
+            return super().rows(chunk, local)
+        edges = offsets_of(stops - starts).tolist()
+        return self._with_nulls([text[a:b] for a, b in pairwise(edges)], chunk, local)
+
+    def _ascii(self, starts: Ints, stops: Ints) -> str | None:
+        """Return strings that follow one another as one, if their bytes are their characters.
+
+        To cut that is three times as fast as to decode one by one.
+        """
+        if len(starts) < 2 or not np.array_equal(starts[1:], stops[:-1]):
+            return None
+        data = self.child.values.data[int(starts[0]) : int(stops[-1])]
+        try:
+            return str(data, "ascii")
+        except UnicodeDecodeError:
+            return None
 
     def decode(self, data: memoryview) -> str:
         """Return one string."""

@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import reduce
 from pathlib import Path
 
@@ -41,8 +41,27 @@ def write_part(make: Callable[[Range], Block], share: Share, done: Done) -> bool
     Raises:
         ValueError: The function returned None for some ranges only.
     """
-    with Writer(share.part) as writer:
-        found = [_written(writer, make(rows), done) for rows in share.ranges]
+
+    def blocks() -> Iterator[Block]:
+        for rows in share.ranges:
+            yield make(rows)
+            done(rows)
+
+    return write_blocks(share.part, blocks())
+
+
+def write_blocks(path: str, blocks: Iterable[Block]) -> bool:
+    """Write new columns to a file as they are made; return whether there are any.
+
+    Raises:
+        ValueError: There are none for some ranges only.
+    """
+    found = []
+    with Writer(path, sync=False) as writer:  # the file is gone before the machine is
+        for block in blocks:
+            found.append(block.rows is not None)
+            if block.rows is not None:
+                writer.write_table(block.rows)
     check_all_or_none(found)
     return any(found)
 
@@ -55,13 +74,6 @@ def check_all_or_none(found: Sequence[bool]) -> None:
     """
     if any(found) and not all(found):
         raise ValueError("the function returned None for some rows only; return columns for all")
-
-
-def _written(writer: Writer, block: Block, done: Done) -> bool:
-    if block.rows is not None:
-        writer.write_table(block.rows)
-    done(block.range)
-    return block.rows is not None
 
 
 def opened(paths: Sequence[str], *, empty: bool) -> dict[str, Column]:
@@ -111,7 +123,7 @@ def _joined(name: str, files: Sequence[File]) -> Column:
 
 def _as(file: File, name: str, dtype: DType) -> Column:
     if name not in file.schema:
-        return Column.of(all_null(dtype, int(file.chunk_rows.sum())))
+        return Column.of(all_null(dtype, file.footer.rows))
     try:
         return Column.of_file(file, name).converted(dtype, field=name)
     except SchemaError as error:

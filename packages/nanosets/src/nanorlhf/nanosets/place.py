@@ -23,11 +23,11 @@ from .types import Schema
 class NewFile(Sink):
     """A file that takes the place of ``target`` when it is whole."""
 
-    def __init__(self, target: str, encoding: Encoding) -> None:
+    def __init__(self, target: str, encoding: Encoding, *, sync: bool = True) -> None:
         path = f"{target}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)
-        super().__init__(file, path, encoding, at=0)
+        super().__init__(file, path, encoding, at=0, sync=sync)
         self.target = target
         self._put(memoryview(encode_header(os.urandom(16))))
 
@@ -36,7 +36,8 @@ class NewFile(Sink):
         self.seal(schema, metadata)
         os.replace(self.path, self.target)
         self.close()
-        sync_directory(os.path.dirname(self.target))
+        if self._syncs:
+            sync_directory(os.path.dirname(self.target))
 
     def discard(self) -> None:
         """Drop the file."""
@@ -55,14 +56,14 @@ class Appended(Sink):
         OSError: It cannot be opened, or another writer appends to it.
     """
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, *, sync: bool = True) -> None:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             _lock(file, path)
             self.before = before = File(path)
             footer = before.footer
             encoding = Encoding(footer.checksum, footer.compression)
-            super().__init__(file, path, encoding, at=before.end)
+            super().__init__(file, path, encoding, at=before.end, sync=sync)
             self._entries = list(before.entries)
             self._vocabularies = [
                 Vocabulary(before.values(number)) for number in range(len(footer.dictionaries))
@@ -77,9 +78,9 @@ class Appended(Sink):
         os.lseek(file, 0, os.SEEK_END)
 
     def _commit(self, size: int) -> None:
-        os.fsync(self._file)
+        self.sync()
         os.pwrite(self._file, encode_committed(size), COMMITTED_AT)
-        os.fsync(self._file)
+        self.sync()
 
     def finish(self, schema: Schema, metadata: dict[str, Any]) -> None:
         """Make the appended chunks count.

@@ -21,7 +21,6 @@ from .convert import all_null
 from .directory import (
     ABSENT,
     Directory,
-    decode_directory,
     dictionaries_of,
     slots_of,
     value_slots,
@@ -46,6 +45,8 @@ from .source import IO, Source
 from .types import Schema
 from .zstd import expand
 
+TAIL_BYTES = 16 << 10
+"""Bytes at the end of a file that are read at once: most often all that describes it."""
 CACHE_BYTES = 256 << 20
 """Bytes of chunks that a file which is not mapped keeps after they were read."""
 
@@ -94,29 +95,38 @@ class File:
         source = self._source
         if source.size < HEADER.size + TRAILER.size:
             raise FormatError(f"header: the file has {source.size} bytes, too few for a .nano file")
-        header = decode_header(source.read(0, HEADER.size).tobytes())
+        header = decode_header(source.peek(0, HEADER.size))
         self.uuid = header.uuid
         self.end = end or header.committed or source.size
         if not HEADER.size + TRAILER.size <= self.end <= source.size:
             raise FormatError(f"header: {self.end} bytes count, the file has {source.size}")
+        # One read for all that describes a usual file: it costs less than touching mapped pages.
+        tail = source.peek(max(0, self.end - TAIL_BYTES), self.end)
         source.load(self.end)
-        trailer = decode_trailer(source.read(self.end - TRAILER.size, self.end).tobytes(), self.end)
-        raw = source.read(trailer.footer, trailer.footer + trailer.footer_bytes).tobytes()
+        trailer = decode_trailer(tail[-TRAILER.size :], self.end)
+        raw = self._near_end(tail, trailer.footer, trailer.footer + trailer.footer_bytes)
         if zlib.crc32(raw) != trailer.footer_crc:
             raise FormatError("footer: checksum does not match")
         self.footer: Footer = decode_footer(raw)
-        self._directory = self._read_directory(trailer)
+        self._directory = self._read_directory(tail, trailer)
         self.chunk_rows: Ints = self._directory.rows
 
-    def _read_directory(self, trailer: Trailer) -> Directory:
+    def _read_directory(self, tail: bytes, trailer: Trailer) -> Directory:
         start = self.footer.directory
         stop = start + self.footer.directory_bytes
         if start % ALIGNMENT or start < HEADER.size or stop > trailer.footer:
             raise FormatError(f"directory: {start} .. {stop} is not before the footer")
-        raw = self._source.read(start, stop)
-        if zlib.crc32(raw.data) != trailer.directory_crc:
+        raw = self._near_end(tail, start, stop)
+        if zlib.crc32(raw) != trailer.directory_crc:
             raise FormatError("directory: checksum does not match")
-        return decode_directory(raw.view("<i8"), self.footer, trailer.footer)
+        return Directory(np.frombuffer(raw, "<i8"), self.footer, trailer.footer)
+
+    def _near_end(self, tail: bytes, start: int, stop: int) -> bytes:
+        """Return bytes ``start .. stop``, from the file if they lie before its tail."""
+        first = self.end - len(tail)
+        if start >= first:
+            return tail[start - first : stop - first]
+        return self._source.read(start, stop).tobytes()
 
     @property
     def schema(self) -> Schema:
@@ -126,9 +136,20 @@ class File:
     @property
     def entries(self) -> Ints:
         """The directory as it stands in the file, int64 [chunks, 1 + slots * 3 or 4]."""
-        rows, slots = self._directory
-        flat = slots.reshape(len(rows), slots.shape[1] * slots.shape[2])
-        return np.concatenate([rows[:, None], flat], axis=1)
+        self._check_places()
+        return self._directory.entries
+
+    def _check_places(self) -> None:
+        """Check where the buffers lie, those of dictionaries too, unless that is done."""
+        _ = self._slots
+
+    @cached_property
+    def _slots(self) -> Ints:
+        """Where buffers lie, int64 [chunks, slots, 3 or 4]."""
+        try:
+            return self._directory.slots
+        except FormatError as error:
+            raise CorruptFileError(self.path, str(error)) from None
 
     @property
     def is_whole(self) -> bool:
@@ -140,7 +161,7 @@ class File:
         first, found = 0, {}
         for name, dtype in self.schema.items():
             found[name] = first
-            first += sum(1 for _ in slots_of(dtype))
+            first += len(slots_of(dtype))
         return found
 
     @cached_property
@@ -170,7 +191,7 @@ class File:
             CorruptFileError: A buffer is not what was written.
             ImportError: The checksums are xxh3_64 and xxhash is not installed.
         """
-        for chunk, slots in enumerate(self._directory.slots):
+        for chunk, slots in enumerate(self._slots):
             for slot in self._unlike(slots):
                 where = f"{self._slot_name(slot)} of chunk {chunk}: checksum does not match"
                 raise CorruptFileError(self.path, where)
@@ -187,13 +208,12 @@ class File:
             name: The column.
             chunk: One chunk of it; default all.
         """
-        first, size = self._first_slot[name], sum(1 for _ in slots_of(self.schema[name]))
+        first, size = self._first_slot[name], len(slots_of(self.schema[name]))
         some = slice(None) if chunk is None else slice(chunk, chunk + 1)
-        rows, slots = self._directory
-        found = slots[some, first : first + size, 2]
+        found = self._slots[some, first : first + size, 2]
         apart = [s[2] for n in self._dictionaries[name] for s in self.footer.dictionaries[n].slots]
         values = np.broadcast_to(np.array(apart, np.int64), (len(found), len(apart)))
-        return np.concatenate([rows[some, None], found, values], axis=1)
+        return np.concatenate([self.chunk_rows[some, None], found, values], axis=1)
 
     def _unlike(self, slots: Ints) -> list[int]:
         """Return which of some slots hold other bytes than were written."""
@@ -209,7 +229,7 @@ class File:
 
     def _slot_name(self, slot: int) -> str:
         name = [n for n, first in self._first_slot.items() if first <= slot][-1]
-        kind = list(slots_of(self.schema[name]))[slot - self._first_slot[name]]
+        kind = slots_of(self.schema[name])[slot - self._first_slot[name]]
         return f"column {name!r}: {kind}"
 
     def array(self, name: str) -> Array:
@@ -223,8 +243,7 @@ class File:
             return all_null(self.schema[name], 0)
         if found is None:
             assert self.is_whole, "the columns of this file are read chunk by chunk"
-            directory = self._directory
-            found = self._arrays[name] = self._read(name, directory.slots, directory.rows)
+            found = self._arrays[name] = self._read(name, self._slots, self.chunk_rows)
         return found
 
     def chunk(self, name: str, number: int) -> Array:
@@ -239,7 +258,7 @@ class File:
 
     def _read_chunk(self, name: str, number: int) -> Array:
         some = slice(number, number + 1)
-        return self._read(name, self._directory.slots[some], self._directory.rows[some])
+        return self._read(name, self._slots[some], self.chunk_rows[some])
 
     def _read(self, name: str, slots: Ints, rows: Ints) -> Array:
         values = iter(self._dictionaries[name])
@@ -256,7 +275,7 @@ class File:
         """Numbers of the dictionaries of each column."""
         count, found = 0, {}
         for name, dtype in self.schema.items():
-            size = sum(1 for _ in dictionaries_of(dtype))
+            size = len(dictionaries_of(dtype))
             found[name] = list(range(count, count + size))
             count += size
         return found
@@ -269,10 +288,11 @@ class File:
         """
         found = self._values.get(number)
         if found is None:
+            self._check_places()
             stored = self.footer.dictionaries[number]
             slots = np.array(stored.slots, np.int64)[None]
             layout = Layout(self._store, slots, 0, _no_values)
-            types = list(dictionaries_of(self.schema.struct))
+            types = dictionaries_of(self.schema.struct)
             found = layout.read(types[number].value, np.array([stored.rows]))
             found = found.window(0, 0, stored.rows)
             if found.valid is not None:

@@ -1,9 +1,14 @@
-"""Files that are there as a whole or not at all."""
+"""Files that are there as a whole or not at all; or what somebody has open."""
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from pathlib import Path
+from typing import BinaryIO, TextIO
+
+Target = str | Path | BinaryIO
+"""A path, or a file that is open for writing bytes and stays open."""
 
 
 @contextmanager
@@ -27,3 +32,24 @@ def replacing(path: str | Path) -> Iterator[str]:
         with suppress(FileNotFoundError):
             os.unlink(part)
         raise
+
+
+@contextmanager
+def replacing_bytes(target: Target) -> Iterator[BinaryIO]:
+    """Give a file to write bytes to, as ``replacing``; an open one as it is."""
+    if not isinstance(target, str | os.PathLike):
+        yield target
+        return
+    with replacing(target) as part, open(part, "wb") as handle:
+        yield handle
+
+
+@contextmanager
+def replacing_text(target: Target) -> Iterator[TextIO]:
+    """Give a file to write UTF-8 to, as ``replacing_bytes``; line ends stay as they are written."""
+    with replacing_bytes(target) as raw:
+        text = TextIOWrapper(raw, encoding="utf-8", newline="")
+        try:
+            yield text
+        finally:
+            text.detach()  # which flushes, and leaves the file to its owner

@@ -1,8 +1,10 @@
 """What becomes of the columns that a function makes: they lie in memory, in parts, or in a file."""
 
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,8 +15,9 @@ from .column import Column
 from .convert import convert, merge
 from .errors import SchemaError
 from .nested import Structs
-from .parts import check_all_or_none, discard, folder_for, opened, write_part
-from .spread import in_processes, progress
+from .parts import check_all_or_none, discard, folder_for, opened, write_blocks, write_part
+from .progress import progress
+from .spread import in_processes
 from .types import Schema
 from .workers import Job, shares
 from .writer import Writer
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 Columns = Mapping[str, Column]
+MEMORY_BYTES = 64 << 20
+"""Bytes of new columns above which they lie in a temporary file rather than in memory."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +48,7 @@ class Result:
             self._stream(output)
             return self.old.of_columns(type(self.old).from_file(output).columns)
         in_parts = num_proc > 1 and self.ranges
-        new = self._in_parts(num_proc, output) if in_parts else self._in_memory()
+        new = self._in_parts(num_proc, output) if in_parts else self._by_one()
         found = self.old.of_columns(self._typed(self._arranged(new)))
         if output is None:
             return found
@@ -56,10 +61,18 @@ class Result:
                 yield self.make(rows)
                 done(rows)
 
-    def _in_memory(self) -> Columns:
-        found = [made.rows for made in self._blocks()]
-        check_all_or_none([rows is not None for rows in found])
-        tables = [rows for rows in found if rows is not None]
+    def _by_one(self) -> Columns:
+        """Return new columns in memory; in a temporary file if they are large."""
+        blocks = self._blocks()
+        some: list[Block] = []
+        size = 0
+        for made in blocks:
+            some.append(made)
+            size += 0 if made.rows is None else made.rows.nbytes
+            if size > MEMORY_BYTES:
+                return _spilled(chain(some, blocks))
+        check_all_or_none([made.rows is not None for made in some])
+        tables = [made.rows for made in some if made.rows is not None]
         if not tables:
             return {}
         return {name: Column.of(child) for name, child in merge(tables).children.items()}
@@ -115,6 +128,17 @@ class Result:
         children = {name: new[name] if name in new else old[name] for name in names}
         length = next((child.length for child in children.values()), 0)
         return struct(children, length=length)
+
+
+def _spilled(blocks: Iterable[Block]) -> Columns:
+    folder = folder_for(None)
+    path = os.path.join(folder, "part.nano")
+    try:
+        write_blocks(path, blocks)
+        return opened([path], empty=False)
+    except BaseException:
+        discard(folder)
+        raise
 
 
 def _check_names(features: Schema, found: list[str]) -> None:

@@ -6,17 +6,19 @@ and whichever touches a buffer second finds it in the processor's cache. zstd ru
 
 import os
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from .arrays import Buffer
+from .arrays import Array, Buffer, Numbers
 from .checksum import Checksum, function_of
-from .coded import Vocabulary
+from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
+from .fixed import FixedLists
 from .format import (
     TRAILER,
     Footer,
@@ -26,8 +28,7 @@ from .format import (
     encode_trailer,
     padding,
 )
-from .nested import Structs
-from .recode import recoded
+from .nested import Lists, Structs
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
@@ -51,9 +52,12 @@ class Sink:
         path: Its path.
         encoding: How buffers are stored.
         at: Bytes that it has, a multiple of 64.
+        sync: Whether ``sync`` waits for the disk.
     """
 
-    def __init__(self, file: int, path: str, encoding: Encoding, *, at: int) -> None:
+    def __init__(
+        self, file: int, path: str, encoding: Encoding, *, at: int, sync: bool = True
+    ) -> None:
         self.path = path
         self.rows = 0
         self._file = file
@@ -64,6 +68,7 @@ class Sink:
         self._entries: list[Any] = []
         self._vocabularies: list[Vocabulary] = []
         self._aside = ThreadPoolExecutor(1)
+        self._syncs = sync
 
     def _put(self, data: memoryview) -> int:
         """Write all of ``data`` and its padding; return its offset."""
@@ -80,7 +85,7 @@ class Sink:
 
     def add(self, rows: Structs) -> None:
         """Append a chunk of rows."""
-        types = list(dictionaries_of(rows.dtype))
+        types = dictionaries_of(rows.dtype)
         while len(self._vocabularies) < len(types):
             self._vocabularies.append(Vocabulary())
         known = iter(self._vocabularies)
@@ -108,9 +113,9 @@ class Sink:
         return [s if f is None else (*s[:2], f.result(), *s[3:]) for s, f in slots]
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
-        """Write what comes after the chunks, and bring the file to the disk."""
-        values = self._put_values(list(dictionaries_of(schema.struct)))
-        slots = sum(1 for _ in slots_of(schema.struct)) - 1
+        """Write what comes after the chunks, and wait for the disk."""
+        values = self._put_values(dictionaries_of(schema.struct))
+        slots = len(slots_of(schema.struct)) - 1
         directory = np.array(self._entries, "<i8").reshape(-1).view(np.uint8)
         at = self._put(directory.data)
         chunks = len(self._entries)
@@ -120,9 +125,14 @@ class Sink:
         crcs = zlib.crc32(raw), zlib.crc32(directory.data)
         trailer = Trailer(start, len(raw), self._at + TRAILER.size, *crcs)
         self._put(memoryview(encode_trailer(trailer)))
-        os.fsync(self._file)
+        self.sync()
 
-    def _put_values(self, types: list[Dictionary]) -> tuple[Values, ...]:
+    def sync(self) -> None:
+        """Wait until all that was written is on the disk, if that is asked for."""
+        if self._syncs:
+            os.fsync(self._file)
+
+    def _put_values(self, types: Sequence[Dictionary]) -> tuple[Values, ...]:
         found = []
         for number, dtype in enumerate(types):
             known = self._vocabularies[number].parts if self._entries else []
@@ -136,6 +146,7 @@ class Sink:
         os.close(self._file)
 
 
+@lru_cache(maxsize=1)
 def _version() -> str:
     from importlib.metadata import PackageNotFoundError, version  # 20 ms that reading never needs
 
@@ -143,3 +154,28 @@ def _version() -> str:
         return version("nanosets")
     except PackageNotFoundError:
         return "0+source"
+
+
+def recoded(array: Array, known: Iterator[Vocabulary]) -> Array:
+    """Return a compact array whose codes are those of vocabularies; they take new values in.
+
+    Args:
+        array: Any array; one without dictionaries comes back as it is.
+        known: A vocabulary for each dictionary type, in schema order.
+
+    Raises:
+        SchemaError: A vocabulary would hold more values than int32 counts.
+    """
+    if not dictionaries_of(array.dtype):
+        return array
+    if isinstance(array, Coded):
+        codes = Numbers(CODE, next(known).recode(array).astype(np.int32))
+        return Coded(codes, array.values, length=array.length, valid=array.valid)
+    if isinstance(array, Structs):
+        children = {name: recoded(child, known) for name, child in array.children.items()}
+        return Structs(array.dtype, children, length=array.length, valid=array.valid)
+    assert isinstance(array, Lists | FixedLists)
+    child = recoded(array.child, known)
+    if isinstance(array, FixedLists):
+        return type(array)(array.dtype, child, length=array.length, valid=array.valid)
+    return type(array)(array.dtype, array.edges, child, length=array.length, valid=array.valid)

@@ -38,6 +38,10 @@ class Source:
         self.size = os.fstat(self._file).st_size
         self.whole: NDArray[np.uint8] | None = None
 
+    def peek(self, start: int, stop: int) -> bytes:
+        """Return a few bytes of the file before it is loaded, without touching what is mapped."""
+        return os.pread(self._descriptor, stop - start, start)
+
     def load(self, end: int) -> None:
         """Map, or read into memory, the first ``end`` bytes, unless they are read as needed."""
         if self.io == "mmap":

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from functools import lru_cache
 
 from .dtypes import (
     MAX_SIZE,
@@ -41,6 +42,7 @@ PLAIN: dict[str, DType] = {
 }
 
 
+@lru_cache(maxsize=1024)
 def parse(text: str) -> DType:
     """Return the type that ``text`` spells.
 

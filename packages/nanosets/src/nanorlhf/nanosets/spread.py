@@ -1,25 +1,14 @@
-"""Spreading a call over processes, and showing how far it is."""
+"""Spreading a call over processes."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from .blocks import Range
 from .calls import Call
 from .chunks import FilePart
-from .workers import Done, Job, Share, is_importable, run
-
-
-@contextmanager
-def progress(plan: Sequence[Range], desc: str) -> Iterator[Done]:
-    """Show a bar of the rows of ``plan`` on a terminal; yields what to call after each range."""
-    from tqdm import tqdm  # type: ignore[import-untyped]  # 30 ms that only long verbs need
-
-    total = sum(rows.stop - rows.start for rows in plan)
-    with tqdm(total=total, desc=desc, unit="row", disable=None, leave=False) as bar:
-        yield lambda rows: bar.update(rows.stop - rows.start)
+from .progress import progress
+from .workers import Job, Share, is_importable, run
 
 
 def in_processes(
@@ -39,7 +28,7 @@ def in_processes(
     fresh = is_importable(call.function, call.fn_kwargs, call.inputs.format)
     inputs = os.path.join(os.path.dirname(dealt[0].part), "inputs.nano")
     if fresh and not _is_in_files(call):
-        call.inputs.save_to_disk(inputs)
+        call.inputs.save_to_disk(inputs, sync=False)
         columns = type(call.inputs).from_file(inputs).columns
         call = replace(call, inputs=call.inputs.of_columns(columns))
     with progress([rows for share in dealt for rows in share.ranges], desc) as done:

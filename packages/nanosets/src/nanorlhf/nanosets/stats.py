@@ -41,6 +41,7 @@ def stats_of(column: Column) -> Stats:
     """Return the statistics of a column, which is read once, some rows at a time; NaN is left out.
 
     >>> from nanorlhf.nanosets import Dataset
+    >>> from nanorlhf.nanosets.stats import stats_of  # of the package that is installed
     >>> stats_of(Dataset.from_dict({"a": [1, None, 4]})["a"])
     Stats(nulls=1, measure='values', low=1, mean=2.5, high=4)
     """

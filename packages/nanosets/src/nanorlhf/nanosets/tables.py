@@ -1,17 +1,17 @@
-"""Parquet and Arrow IPC files in and out, by pyarrow, some rows at a time.
+"""Parquet and Arrow IPC files in and out, by pyarrow or polars.
 
-pyarrow is imported when a file is read or written, and not before. Data passes by the Arrow C data
-interface, so it is decoded once and copied no more; a file larger than memory passes through in
-record batches.
+Either is imported when a file is read or written, and not before. Data passes by the Arrow C data
+interface, so it is decoded once and copied no more. With pyarrow a file larger than memory passes
+through in record batches; polars, which is taken where there is no pyarrow, reads a file at once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .arrow import Table, import_stream
-from .replace import replacing
+from .replace import Target, replacing_bytes
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -32,13 +32,16 @@ def read_parquet(path: str | Path, *, columns: Sequence[str] | None = None) -> T
         columns: Read these only; default all.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        ImportError: Neither pyarrow nor polars is installed.
         SchemaError: A column has a type that is none of ours.
         ValueError: It is no Parquet file, or is damaged.
     """
-    pa, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
-    file = parquet.ParquetFile(path)
     names = None if columns is None else list(columns)
+    pa = _library()
+    if pa.__name__ == "polars":
+        return _by_polars(pa, lambda: pa.read_parquet(path, columns=names), path)
+    parquet = import_module("pyarrow.parquet")
+    file = parquet.ParquetFile(path)
     batches = file.iter_batches(batch_size=_batch_rows(file.metadata), columns=names)
     schema = file.schema_arrow
     if names is not None:
@@ -54,49 +57,69 @@ def read_ipc(path: str | Path) -> Table:
     use, since offsets in a damaged one point anywhere.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        ImportError: Neither pyarrow nor polars is installed.
         SchemaError: A column has a type that is none of ours.
         ValueError: It is neither, or is damaged.
     """
-    pa, ipc = _pyarrow("pyarrow"), _pyarrow("pyarrow.ipc")
     with open(path, "rb") as handle:
         is_file = handle.read(len(IPC_MAGIC)) == IPC_MAGIC
+    pa = _library()
+    if pa.__name__ == "polars":
+        return _by_polars(pa, lambda: (pa.read_ipc if is_file else pa.read_ipc_stream)(path), path)
+    ipc = import_module("pyarrow.ipc")
     source = pa.memory_map(str(path))
     reader = ipc.open_file(source) if is_file else ipc.open_stream(source)
     batches = map(reader.get_batch, range(reader.num_record_batches)) if is_file else iter(reader)
     return import_stream(pa.RecordBatchReader.from_batches(reader.schema, _validated(batches)))
 
 
-def write_parquet(ds: "Dataset", path: str | Path, **options: Any) -> None:
+def write_parquet(ds: "Dataset", target: Target, **options: Any) -> None:
     """Write the rows as a Parquet file, which is replaced as a whole.
 
     Args:
         ds: The dataset.
-        path: The file.
-        options: For ``pyarrow.parquet.ParquetWriter``, such as ``compression="zstd"``.
+        target: The file, or one that is open for writing bytes.
+        options: For ``pyarrow.parquet.ParquetWriter``, or ``polars.DataFrame.write_parquet`` where
+            there is no pyarrow, such as ``compression="zstd"``.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        ImportError: Neither pyarrow nor polars is installed.
         ValueError: Parquet has no such type, such as a struct without fields.
     """
-    pa, parquet = _pyarrow("pyarrow"), _pyarrow("pyarrow.parquet")
+    pa = _library()
+    if pa.__name__ == "polars":
+        with replacing_bytes(target) as part:
+            pa.DataFrame(ds).write_parquet(part, **options)
+        return
+    parquet = import_module("pyarrow.parquet")
     reader = pa.RecordBatchReader.from_stream(ds)
-    with replacing(path) as part, parquet.ParquetWriter(part, reader.schema, **options) as writer:
+    with (
+        replacing_bytes(target) as part,
+        parquet.ParquetWriter(part, reader.schema, **options) as writer,
+    ):
         for batch in reader:
             writer.write_batch(batch)
 
 
-def write_ipc(ds: "Dataset", path: str | Path) -> None:
+def write_ipc(ds: "Dataset", target: Target) -> None:
     """Write the rows as an Arrow IPC file, which is replaced as a whole.
 
     Raises:
-        ImportError: pyarrow is not installed.
+        ImportError: Neither pyarrow nor polars is installed.
     """
-    pa, ipc = _pyarrow("pyarrow"), _pyarrow("pyarrow.ipc")
+    pa = _library()
+    if pa.__name__ == "polars":
+        with replacing_bytes(target) as part:
+            pa.DataFrame(ds).write_ipc(part)
+        return
+    ipc = import_module("pyarrow.ipc")
     reader = pa.RecordBatchReader.from_stream(ds)
     # An IPC file has one dictionary for a column, and ours may differ from chunk to chunk.
     options = ipc.IpcWriteOptions(unify_dictionaries=True)
-    with replacing(path) as part, ipc.new_file(part, reader.schema, options=options) as writer:
+    with (
+        replacing_bytes(target) as part,
+        ipc.new_file(part, reader.schema, options=options) as writer,
+    ):
         writer.write_table(reader.read_all())
 
 
@@ -113,9 +136,20 @@ def _validated(batches: Iterator[Any]) -> Iterator[Any]:
         yield batch
 
 
-def _pyarrow(name: str) -> Any:  # noqa: ANN401 - a module without types
+def _library() -> Any:  # noqa: ANN401 - a module without types
+    """Return pyarrow, or polars where there is none."""
+    for name in ("pyarrow", "polars"):
+        try:
+            return import_module(name)
+        except ImportError:
+            continue
+    raise ImportError(
+        "Parquet and Arrow IPC need pyarrow or polars; pip install 'nanosets[tables]'"
+    )
+
+
+def _by_polars(polars: Any, read: Callable[[], Any], path: str | Path) -> Table:  # noqa: ANN401
     try:
-        return import_module(name)
-    except ImportError as error:
-        rule = "Parquet and Arrow IPC need pyarrow; pip install 'nanosets[tables]'"
-        raise ImportError(f"{rule} ({error})") from None
+        return import_stream(read())
+    except polars.exceptions.PolarsError as error:
+        raise ValueError(f"{path}: {error}") from None

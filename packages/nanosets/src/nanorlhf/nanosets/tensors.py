@@ -51,10 +51,6 @@ def as_torch(array: Array) -> "Tensor":
 
     Raises:
         SchemaError: As ``stored``.
-
-    >>> from nanorlhf.nanosets.build import build
-    >>> as_torch(build([1.5, 2.5]))
-    tensor([1.5000, 2.5000], dtype=torch.float64)
     """
     import torch
 

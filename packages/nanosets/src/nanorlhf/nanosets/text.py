@@ -20,7 +20,7 @@ from .convert import convert, merge
 from .errors import SchemaError
 from .literals import as_json, json_parser
 from .nested import Structs
-from .replace import replacing
+from .replace import Target, replacing_text
 from .types import DType, Features, Schema, Struct, unify
 
 if TYPE_CHECKING:
@@ -104,24 +104,24 @@ def csv_blocks(
         yield _cells_table(path, block, types)
 
 
-def write_jsonl(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as JSON lines, the file replaced as a whole."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8") as handle:
+def write_jsonl(ds: "Dataset", target: Target) -> None:
+    """Write the rows as JSON lines, a file replaced as a whole."""
+    with replacing_text(target) as handle:
         handle.writelines(f"{as_json(row)}\n" for row in _rows(ds))
 
 
-def write_json(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as one JSON array, the file replaced as a whole."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8") as handle:
+def write_json(ds: "Dataset", target: Target) -> None:
+    """Write the rows as one JSON array, a file replaced as a whole."""
+    with replacing_text(target) as handle:
         handle.write("[")
         for number, row in enumerate(_rows(ds)):
             handle.write(f"{',' if number else ''}\n{as_json(row)}")
         handle.write("\n]\n")
 
 
-def write_csv(ds: "Dataset", path: str | Path) -> None:
-    """Write the rows as CSV under a line of names, the file replaced as a whole."""
-    with replacing(path) as part, open(part, "w", encoding="utf-8", newline="") as handle:
+def write_csv(ds: "Dataset", target: Target) -> None:
+    """Write the rows as CSV under a line of names, a file replaced as a whole."""
+    with replacing_text(target) as handle:
         writer = csv.writer(handle)
         writer.writerow(ds.column_names)
         writer.writerows([as_cell(value) for value in row.values()] for row in _rows(ds))

@@ -1,22 +1,26 @@
-"""A dataset file of one kind into one of another kind."""
+"""A dataset file of one kind into one of another kind, or into a tidier one of its own."""
 
+import os
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from .arrow import Table
 from .checksum import Checksum
 from .dataset import Dataset
 from .load import SUFFIXES, load_dataset
 from .nested import Structs
+from .progress import counting
+from .reader import File
 from .reference import is_reference, read_reference
+from .replace import Target
 from .tables import read_ipc, read_parquet, write_ipc, write_parquet
 from .text import csv_blocks, jsonl_blocks, read_json, write_csv, write_json, write_jsonl
 from .types import Features, Schema
-from .writer import Writer
+from .writer import Writer, tables
 from .zstd import Compression
 
-WRITERS: dict[str, Callable[[Dataset, Path], None]] = {
+WRITERS: dict[str, Callable[[Dataset, Target], None]] = {
     ".jsonl": write_jsonl,
     ".json": write_json,
     ".csv": write_csv,
@@ -66,9 +70,38 @@ def transcode(
         WRITERS[target.suffix](ds, target)
         return len(ds)
     asked, blocks = _rows(source, features)
-    with Writer(target, features=asked, checksum=checksum, compression=compression) as writer:
+    return _write(target, blocks, features=asked, checksum=checksum, compression=compression)
+
+
+def compact(path: str | Path) -> int:
+    """Write a ``.nano`` file anew as it is, without what appends left of its older ends.
+
+    Chunks of a few rows become chunks of many. Whoever has the file open still reads the old one.
+
+    Returns:
+        How many bytes the file is shorter.
+
+    Raises:
+        CorruptFileError: The file is damaged.
+    """
+    file, before = File(path, verify=True), os.path.getsize(path)
+    footer = file.footer
+    _write(
+        path,
+        tables(file),
+        features=footer.schema,
+        checksum=footer.checksum,
+        compression=footer.compression,
+        metadata=footer.metadata,
+    )
+    return before - os.path.getsize(path)
+
+
+def _write(target: str | Path, blocks: Iterable[Structs], **options: Any) -> int:
+    with Writer(target, **options) as writer, counting(None, "write") as done:
         for block in blocks:
             writer.write_table(block)
+            done(block.length)
     return writer.rows
 
 

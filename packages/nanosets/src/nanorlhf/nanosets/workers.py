@@ -35,7 +35,7 @@ class Share(NamedTuple):
     """Path of the file that it may write."""
 
 
-Done = Callable[[Range], None]
+Done = Callable[[Range], object]
 """What a job calls after each of its ranges."""
 Job = Callable[[Share, Done], Any]
 

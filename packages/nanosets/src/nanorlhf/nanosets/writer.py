@@ -15,13 +15,12 @@ from .build import columns, first_bad, table
 from .checksum import Checksum, chosen
 from .convert import all_null, concat, convert
 from .errors import SchemaError
-from .layout import MAX_WEIGHTLESS
+from .layout import MAX_WEIGHTLESS, weightless
 from .nested import Structs
 from .place import Appended, NewFile, remove_leftovers
 from .reader import File
 from .sink import Encoding
 from .types import MAX_DEPTH, Features, Schema, Struct, depth_of, unify
-from .weight import weightless
 from .zstd import Compression
 
 BLOCK_ROWS = 1024
@@ -46,6 +45,9 @@ class Writer:
             into memory rather than mapped.
         append: Add to ``path`` if it is there. Its types, checksum and compression stay, and
             ``features``, if given, must be those types.
+        sync: Wait for the disk before the file takes its place, so that a machine that stops has
+            the old file or the new one. Without it only a process may stop at any time; what is
+            quicker then is the write, as with other libraries, not the disk.
 
     Raises:
         CorruptFileError: The file to append to is damaged.
@@ -74,6 +76,7 @@ class Writer:
         checksum: Checksum | Literal["auto"] = "auto",
         compression: Compression | None = None,
         append: bool = False,
+        sync: bool = True,
     ) -> None:
         if chunk_rows < 1 or chunk_bytes < 1:
             raise ValueError(f"{chunk_rows=} and {chunk_bytes=} are positive; raise the lower one")
@@ -94,15 +97,16 @@ class Writer:
         self._pending_bytes = 0
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         remove_leftovers(self.path)
+        self._sync = sync
         self._sink: NewFile | Appended | None
         if append and os.path.exists(self.path):
             self._sink = self._append_to(None if checksum == "auto" else checksum, compression)
         else:
             self._encoding = Encoding(chosen(checksum), compression)
-            self._sink = NewFile(self.path, self._encoding)
+            self._sink = NewFile(self.path, self._encoding, sync=sync)
 
     def _append_to(self, checksum: Checksum | None, compression: Compression | None) -> Appended:
-        sink = Appended(self.path)
+        sink = Appended(self.path, sync=self._sync)
         footer = sink.before.footer
         for name, value, found in (
             ("features", self._schema if self._fixed else None, footer.schema),
@@ -227,7 +231,7 @@ class Writer:
         if schema == old or not self._sink.rows:
             return
         # The types of a file hold for all of its chunks: copy those that are written.
-        narrow, self._sink = self._sink, NewFile(self.path, self._encoding)
+        narrow, self._sink = self._sink, NewFile(self.path, self._encoding, sync=self._sync)
         narrow.seal(old, {})
         try:
             for chunk in tables(File(narrow.path)):
@@ -249,7 +253,7 @@ class Writer:
             self._add_chunk(cast(Structs, whole.window(0, start, stop)))
             start = stop
         rest = cast(Structs, whole.window(0, start, rows))
-        self._pending = [rest]
+        self._pending = [rest] if rest.length else []  # what is put behind nothing is not copied
         self._pending_rows, self._pending_bytes = rest.length, rest.nbytes
 
     def _add_chunk(self, rows: Structs) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .errors import CorruptFileError
+from .source import IO
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -152,7 +153,7 @@ class DatasetDict(dict[str, "Dataset"]):
 
     @classmethod
     def load_from_disk(
-        cls, dataset_dict_path: str | Path, *, verify: bool = False
+        cls, dataset_dict_path: str | Path, *, verify: bool = False, io: IO = "mmap"
     ) -> "DatasetDict":
         """Return what ``save_to_disk`` wrote, mapped into memory.
 
@@ -168,7 +169,7 @@ class DatasetDict(dict[str, "Dataset"]):
             paths = {name: _file(dataset_dict_path, name) for name in names}
         except (ValueError, KeyError, TypeError) as error:
             raise CorruptFileError(listing, f"names no splits: {error}") from None
-        return cls({n: Dataset.from_file(path, verify=verify) for n, path in paths.items()})
+        return cls({n: Dataset.from_file(p, verify=verify, io=io) for n, p in paths.items()})
 
 
 def _file(folder: str | Path, name: str) -> Path:

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from .dataset_dict import DatasetDict
 from .rows import random_order
-from .splits import DatasetDict
 
 if TYPE_CHECKING:
     from .dataset import Dataset
