@@ -33,12 +33,12 @@ from nanorlhf.nanoray.station import MachineConfig
 from nanorlhf.nanoray.tls import TlsFiles
 
 logging.basicConfig(format="%(message)s")
-root, name, host, port, cpus, resources, limit = sys.argv[1:8]
-certificate, key, authority = map(Path, sys.argv[8:11] or [""] * 3)
-tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[8:] else None
+root, name, host, port, cpus, resources, limit, store = sys.argv[1:9]
+certificate, key, authority = map(Path, sys.argv[9:12] or [""] * 3)
+tls = TlsFiles(certificate=certificate, key=key, authority=authority) if sys.argv[9:] else None
 config = MachineConfig(
     host=host, token_path=Path(root) / "token", root=Path(root) / name,
-    tls=tls, num_cpus=float(cpus),
+    tls=tls, num_cpus=float(cpus), object_store_memory=int(store) or None,
     resources={resources: 4} if resources else {}, beat_s=0.1, limit_s=float(limit), rejoin_s=20,
 )
 ready = lambda daemon: print("ready", daemon.address.port, flush=True)
@@ -57,15 +57,16 @@ class Cluster:
         self.processes = {}
         self.port = None
 
-    def command(self, name, host, *, cpus=1, resource="", limit=30, tls=(), port=None):
+    def command(self, name, host, *, cpus=1, resource="", limit=30, store=0, tls=(), port=None):
         where = port or self.port or "head"
-        words = [self.root, name, host, where, cpus, resource, limit, *tls]
+        words = [self.root, name, host, where, cpus, resource, limit, store, *tls]
         return [sys.executable, "-c", DAEMON, *map(str, words)]
 
     def start(self, name, host, **settings):
         """Start a machine and wait until it has joined.
 
-        ``settings`` are cpus, resource, limit, tls, and the port of the head where it is another.
+        ``settings`` are cpus, resource, limit (seconds of silence), store (bytes; 0 for the
+        default), tls, and port, where the head's is another.
         """
         words = self.command(name, host, **settings)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)

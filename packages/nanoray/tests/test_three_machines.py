@@ -15,13 +15,15 @@ WAIT_S = 60
 HOSTS = {"a": "127.0.0.1", "b": "127.0.0.2", "c": "127.0.0.3"}
 CPUS = 2
 MB = 1 << 20
+STORE = 64 * MB
 
 
 @pytest.fixture(scope="module")
 def machines(shared_cluster):
-    """Three machines of two CPUs; the driver is on the first."""
+    """Three machines of two CPUs; the driver is on the first, and the last has a small store."""
     for name, host in HOSTS.items():
-        shared_cluster.start(name, host, cpus=CPUS, resource=name)
+        store = STORE if name == "c" else 0
+        shared_cluster.start(name, host, cpus=CPUS, resource=name, store=store)
     shared_cluster.attach()
     return shared_cluster
 
@@ -238,3 +240,14 @@ def test_an_array_read_on_all_machines_without_a_copy_is_freed_on_all(ray, machi
     for name, process in machines.processes.items():
         # An arena holds one such array: were they kept, there would be four.
         assert len(arenas(process) - before[name]) <= 2, name
+
+
+def test_what_a_full_store_moved_to_disk_is_read_on_other_machines(ray, nodes):
+    maker = Maker.options(**on(nodes[2])).remote()
+    refs = [maker.make.remote(number) for number in range(4)]
+    ray.wait(refs, num_returns=len(refs), timeout=WAIT_S)
+    locations = [row["location"] for row in ray.list_objects() if (row["size_bytes"] or 0) > MB]
+    assert Counter(locations) == {"spilled": 3, "memory": 1}
+    looks = [look.options(**on(nodes[1])).remote(ref) for ref in refs]
+    assert [seen[0] for seen in ray.get(looks, timeout=WAIT_S)] == [0, 1, 2, 3]
+    assert [int(array[0]) for array in ray.get(refs, timeout=WAIT_S)] == [0, 1, 2, 3]
