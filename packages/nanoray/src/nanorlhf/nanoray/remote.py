@@ -45,6 +45,12 @@ class RemoteFunction:
         Returns:
             One ref, or ``num_returns`` of them in a list, or None for no results, or an
             ``ObjectRefGenerator`` for a generator.
+
+        Raises:
+            InfeasibleError: No machine, or no bundle of its group, can ever hold the call.
+            SerializationError: The function or an argument cannot be sent to another process.
+            StoreFullError: The arguments find no room in the store.
+            ValueError: A ref is of an engine that was shut down, or a folder is missing.
         """
         backend = current()
         ids = backend.submit(self._function, args, kwargs, options=self._options)
@@ -72,7 +78,14 @@ class ActorClass:
         self.__doc__ = cls.__doc__
 
     def remote(self, *args: Any, **kwargs: Any) -> "ActorHandle":
-        """Start an actor; the constructor runs in its process."""
+        """Start an actor and return its handle at once; the constructor runs in its process.
+
+        When that raises, every call of the actor raises ActorDiedError with its traceback.
+
+        Raises:
+            ValueError: The name belongs to a live actor.
+            NanoRayError: As of a remote function's ``remote``.
+        """
         backend = current()
         info = backend.create_actor(self._class, args, kwargs, options=self._options)
         return ActorHandle(info, backend.holds)
@@ -137,7 +150,11 @@ class ActorMethod:
         self._handle, self._name, self._options = handle, name, options
 
     def remote(self, *args: Any, **kwargs: Any) -> UserValue:
-        """Call the method; returns as a remote function's ``remote`` does."""
+        """Call the method; returns and raises as a remote function's ``remote`` does.
+
+        Calls of one caller begin in the order made. That the actor is dead is told by ``get``, not
+        here.
+        """
         backend = current()
         handle = self._handle
         if handle._holds is not backend.holds:
