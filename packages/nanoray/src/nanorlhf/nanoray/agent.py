@@ -18,7 +18,7 @@ from .channel import Channel
 from .connection import Connection
 from .daemons import Daemon
 from .dial import call
-from .errors import AuthenticationError, NanoRayError
+from .errors import NanoRayError
 from .handshake import DIALECT
 from .local import own_pool
 from .station import Announce, MachineConfig, Station, StopSignal
@@ -53,9 +53,8 @@ def run_agent(head: Address, config: MachineConfig, *, on_ready: Callable[[Daemo
     while not stop.is_set:
         try:
             agent = Agent(head, config, token, stop)
-        except AuthenticationError:
-            raise
         except NanoRayError:
+            # Also AuthenticationError: a head that is going down hangs up in mid-handshake.
             if time.monotonic() >= deadline:
                 raise
             stop.wait(_RETRY_S)

@@ -1,7 +1,8 @@
 """The engine as a state machine: messages in, messages out, no sockets, no clock, no threads.
 
 ``Rim`` is all it knows of the outside. Whoever drives it (``engine.py``) holds one lock around
-every call, so nothing here is concurrent.
+every call, so nothing here is concurrent. The file is long because all tables and all messages
+meet here, and nowhere else: a handler is a line or two.
 """
 
 from collections.abc import Callable, Sequence

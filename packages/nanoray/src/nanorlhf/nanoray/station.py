@@ -161,10 +161,7 @@ class Station:
         knock: Callable[[Connection], None],
     ) -> None:
         self._lock, self._config, self._token, self._knock = lock, config, token, knock
-        if (
-            config.tls is None
-            and not ipaddress.ip_address(socket.gethostbyname(config.host)).is_loopback
-        ):
+        if config.tls is None and not _is_loopback(config.host):
             log.warning(
                 "host=%s without TLS: strangers are kept out and changes are noticed, but who "
                 "listens on the network can read everything",
