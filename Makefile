@@ -18,8 +18,10 @@ floors:
 	  --with 'triton==3.6.*' --with 'numpy<2.4' --with 'pytest>=8.4' pytest packages/nanokernels --slow
 examples:
 	set -e; for example in $(EXAMPLES); do uv run python $$example; done
+# The doctests are those of the installed wheel: beside it, modules of the tree would be second copies.
 isolated: $(PACKAGES:%=isolated-%)
 isolated-%:
-	uv run --locked --package $* --isolated --no-editable --group test pytest packages/$*
+	uv run --locked --package $* --isolated --no-editable --group test \
+	  pytest packages/$*/tests --pyargs nanorlhf.$*
 wheels:
 	uv build --all-packages --no-sources
