@@ -12,7 +12,6 @@ x86-64 processor has; on others numpy copies.
 import ctypes
 import functools
 import mmap
-import os
 import platform
 from typing import Any
 
@@ -65,16 +64,16 @@ class _Routine:
     """
 
     def __init__(self, code: bytes) -> None:
-        fd = os.memfd_create("nanoray-code", os.MFD_CLOEXEC)
-        try:
-            os.write(fd, code)
-            # From a file, so that no page is ever both written and run.
-            prot = mmap.PROT_READ | mmap.PROT_EXEC
-            self._page = mmap.mmap(fd, len(code), flags=mmap.MAP_PRIVATE, prot=prot)
-        finally:
-            os.close(fd)
+        self._page = mmap.mmap(-1, mmap.PAGESIZE)
+        self._page.write(code)
+        address = np.frombuffer(self._page, np.uint8).ctypes.data
+        # From here on it can be run and no longer be written.
+        protect = ctypes.CDLL(None, use_errno=True).mprotect
+        protect.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+        if protect(address, mmap.PAGESIZE, mmap.PROT_READ | mmap.PROT_EXEC):
+            raise PermissionError(ctypes.get_errno(), "a page of code cannot be made executable")
         kind = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
-        self._run = kind(np.frombuffer(self._page, np.uint8).ctypes.data)
+        self._run = kind(address)
 
     def __call__(self, target: int, source: int, size: int) -> None:
         self._run(target, source, size)

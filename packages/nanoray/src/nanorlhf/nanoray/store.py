@@ -2,14 +2,12 @@
 
 An arena is a memfd: no name and no quota, gone with the last process that maps it, so nothing is
 left behind by a SIGKILL. Its writer maps it shared and then seals it, so that the kernel refuses
-anyone else a writable shared mapping. Readers map it privately: their pages are the shared ones
-until they write, and then a copy that only they see.
+anyone else a writable shared mapping. Readers map it privately.
 
 First touch of a page costs ten times the copy into it, so freed blocks are reused, and a few
 empty arenas are kept warm. What a process may write at all is granted by the engine (``room.py``).
 """
 
-import fcntl
 import mmap
 import os
 import pickle
@@ -22,6 +20,7 @@ import numpy as np
 
 from . import bulk
 from .blocks import PAGE, Blocks, block_bytes, round_up
+from .mapping import is_sealed, new_arena, private
 from .refs import HoldLog, UserValue
 from .spill import check_spill
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
@@ -30,17 +29,12 @@ from .wire import Message
 _ARENA_BYTES = 64 << 20
 _KEEP_BYTES = 256 << 20  # or as much as the largest value: who publishes weights does so again
 _ALIGN = 64
-_F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; the fcntl module has it from 3.13 on
-_MAP_NORESERVE = 0x4000  # linux/mman.h; private copies are the exception, do not budget for all
 
 
 class _Arena:
     def __init__(self, size: int) -> None:
-        self.fd = os.memfd_create("nanoray", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        self.bytes = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+        self.fd, mapped = new_arena(size)
+        self.bytes = np.frombuffer(mapped, np.uint8)
         self.size = size
         self.blocks = Blocks(size)
 
@@ -218,6 +212,8 @@ class Reader:
     def __init__(self, holds: HoldLog) -> None:
         self._holds = holds
         self._maps: dict[int, mmap.mmap] = {}
+        self._unmapped: dict[int, tuple[int, int]] = {}
+        """Files and sizes of arenas for which there was no memory when they were announced."""
         self._files: dict[int, int] = {}
         """Arenas on disk: what comes from there is checked before it is used."""
         self._roots: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]]
@@ -226,21 +222,24 @@ class Reader:
 
     def adopt(self, arena_id: int, size: int, fd: int) -> None:
         """Map an arena; the caller keeps ``fd``."""
-        flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        self._maps[arena_id] = mmap.mmap(fd, size, flags=flags, prot=prot)
-        if not _is_sealed(fd):
+        if not is_sealed(fd):
             self._files[arena_id] = os.dup(fd)
+        try:
+            self._maps[arena_id] = private(fd, size)
+        except MemoryError:  # whoever reads from it tries again, and is told
+            self._unmapped[arena_id] = os.dup(fd), size
 
     def forget(self, arena_id: int) -> None:
         """Let go of an arena; it is unmapped when the last view of it dies."""
         self._maps.pop(arena_id, None)
-        fd = self._files.pop(arena_id, None)
-        if fd is not None:
-            os.close(fd)
+        fd, _ = self._unmapped.pop(arena_id, (None, 0))
+        for left in (fd, self._files.pop(arena_id, None)):
+            if left is not None:
+                os.close(left)
 
     def close(self) -> None:
         """Let go of every arena; the engine is over."""
-        for arena_id in list(self._maps):
+        for arena_id in (*self._maps, *self._unmapped):
             self.forget(arena_id)
 
     def load(self, object_id: int, value: Value) -> UserValue:
@@ -248,6 +247,7 @@ class Reader:
 
         Raises:
             ObjectLostError: It was moved to disk and did not come back as it was.
+            MemoryError: This process may not map the arena that it lies in.
         """
         if value.block is None:
             assert value.stream is not None, "an inline value carries its stream"
@@ -293,7 +293,7 @@ class Reader:
             root = self._roots.get(object_id)
             if root is not None:
                 return root
-            arena = self._maps[block.arena]
+            arena = self._arena(block.arena)
             root = np.frombuffer(arena, np.uint8, block.size, block.offset)
             self._holds.add(-object_id)
             self._roots[object_id] = root
@@ -302,6 +302,14 @@ class Reader:
             end.atexit = False
             return root
 
+    def _arena(self, arena_id: int) -> mmap.mmap:
+        if arena_id in self._unmapped:
+            fd, size = self._unmapped[arena_id]
+            self._maps[arena_id] = private(fd, size)
+            del self._unmapped[arena_id]
+            os.close(fd)
+        return self._maps[arena_id]
+
     def _release(self, object_id: int, block: Block, stale: mmap.mmap | None) -> None:
         """Drop private copies of the block's pages, which must not outlive it, and the hold."""
         with self._lock:
@@ -309,11 +317,3 @@ class Reader:
                 size = round_up(block.size, to=PAGE)
                 stale.madvise(mmap.MADV_DONTNEED, block.offset, size)
         self._holds.drop(-object_id)
-
-
-def _is_sealed(fd: int) -> bool:
-    """Return whether a file is a writer's arena, which cannot shrink under its readers."""
-    try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    except OSError:  # only files in memory have seals
-        return False
