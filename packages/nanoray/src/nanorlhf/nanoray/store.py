@@ -20,6 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from . import bulk
 from .blocks import PAGE, Blocks, block_bytes, round_up
 from .refs import HoldLog, UserValue
 from .spill import check_spill
@@ -97,10 +98,10 @@ class Writer:
         target = self._arenas[block.arena].bytes[block.offset :]
         start = 0
         for chunk in pickled.chunks:
-            target[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            bulk.copy(target[start : start + len(chunk)], np.frombuffer(chunk, np.uint8))
             start += len(chunk)
         for source, (start, length) in zip(pickled.buffers, parts[1:], strict=True):
-            target[start : start + length] = np.frombuffer(source, np.uint8)
+            bulk.copy(target[start : start + length], np.frombuffer(source, np.uint8))
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
     def take(self, message: Message) -> None:
