@@ -72,11 +72,12 @@ class Ahead:
             return
 
         def fits(call_id: int) -> bool:
-            spec = self._calls[call_id].spec
-            is_light = spec.stream is None and not spec.deps and not spec.args_id
+            other = self._calls[call_id]
+            spec = other.spec
+            is_light = spec.stream is None and not other.needed
             return is_light and spec.code == call.spec.code and spec.env == worker.key.env
 
-        for call_id in self._scheduler.ahead(call.spec.id, limit - num_ahead, fits):
+        for call_id in self._scheduler.ahead(call.id, limit - num_ahead, fits):
             following = self._calls[call_id]
             following.ticket = next(self._numbers)  # new each time: it may be taken back and come
             self._office.offer(worker.id, following.ticket)
@@ -90,8 +91,8 @@ class Ahead:
         if following is None:
             self._holders.pop(worker.id, None)
             return False
-        self._scheduler.hand_over(worker.grant, following.spec.id)
-        worker.grant, following.state = following.spec.id, "running"
+        self._scheduler.hand_over(worker.grant, following.id)
+        worker.grant, following.state = following.id, "running"
         self.fill(worker, following)
         return True
 
@@ -102,8 +103,8 @@ class Ahead:
         recalled = set(self._office.recall(worker.id))
         waiting = [call for call in worker.calls.values() if call.ticket in recalled]
         for call in waiting:
-            del worker.calls[call.spec.id]
-        if any(call.spec.id == worker.grant for call in waiting):
+            del worker.calls[call.id]
+        if any(call.id == worker.grant for call in waiting):
             self._scheduler.release(worker.grant)  # it has answered one and not begun the next
             self._on_rest(worker)
         for call in reversed(waiting):

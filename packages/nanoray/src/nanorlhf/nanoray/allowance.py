@@ -111,5 +111,5 @@ class Allowance:
 
     def _plain(self, answer: Answer) -> UserValue:
         if answer[0] == "error":
-            raise self._reader.load(0, Value(*answer[1]))
+            raise self._reader.load(0, Value.of(answer[1]))
         return answer[1]

@@ -13,23 +13,24 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from .allowance import Allowance
-from .backend import ActorInfo, Context, GroupInfo
+from .arguments import Packer
+from .backend import ActorInfo, Context, GroupInfo, Start
 from .codes import FIRST_CODE
 from .environment import Environment
 from .errors import GetTimeoutError, InfeasibleError
 from .futures import Futures
 from .history import Ran, chrome_trace
-from .messages import Kind, RawValue, Slot, Spec
-from .options import CallOptions, Options, num_refs
+from .messages import Spec
+from .options import CallOptions, Options
 from .placement import Strategy, check_strategy, why_infeasible
 from .refs import HoldLog, ObjectRef, UserValue
 from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, readable, shortage
 from .scheduler import Request
-from .session import call_id
+from .starts import Caller
 from .store import Reader, Writer
 from .strategies import NodeAffinitySchedulingStrategy
-from .value import Pickled, Value, pickled, pickled_code
+from .value import Value, pickled, pickled_code
 from .waits import Answer
 from .wire import Message
 
@@ -92,24 +93,20 @@ class Client:
         self.holds = holds
         self._link, self._reader, self._totals, self._context = link, reader, totals, context
         self._environment = environment
-        self.only_call = 0
-        """The call that runs here when there is just one, for threads that user code starts."""
-        self._numbers = itertools.count((process << 40) + 1)
+        self.next_id = itertools.count((process << 40) + 1).__next__
+        """Return a number that no process of this engine has used."""
         self.allowance = Allowance(link, reader, self.next_id)
         self.writer = Writer(self.allowance)
+        self.caller = Caller(link.post, Packer(self.writer, holds, self.next_id), self.next_id)
         self.futures = Futures(link, holds, refuse=self.allowance.refuse)
         self._code_ids: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
-
-    def next_id(self) -> int:
-        """Return a number that no process of this engine has used."""
-        return next(self._numbers)
 
     def put(self, value: object) -> int:
         """Store a value; return its id."""
         if isinstance(value, ObjectRef):
             raise TypeError(f"put({value!r}) would be a ref to a ref; pass the ref itself on")
         object_id, cut = self.next_id(), pickled(value)
-        self._link.post(("put", object_id, tuple(self.writer.write(cut)), cut.held))
+        self._link.post(("put", object_id, self.writer.write(cut).raw, cut.held))
         return object_id
 
     def get(self, ids: Sequence[int], *, timeout: float | None) -> list[Any]:
@@ -120,13 +117,12 @@ class Client:
                 f"get of {len(ids)} object(s) had no result after timeout={timeout} s; the work "
                 f"goes on: get again, or kill the actor"
             )
-        return self._load_values(ids, answer)
+        return self._load_values(answer)
 
     def future(self, object_id: int) -> "Future[Any]":
         """Return a future of the value."""
-        ids = [object_id]
         return self.futures.ask(
-            "get", ids, held=object_id, load=lambda answer: self._load_values(ids, answer)[0]
+            "get", [object_id], held=object_id, load=lambda answer: self._load_values(answer)[0]
         )
 
     def next_item(self, stream_id: int, index: int, *, timeout: float | None) -> int | None:
@@ -151,28 +147,32 @@ class Client:
             assert answer is not None, "a question without a timeout is answered"
         kind, payload = answer
         if kind == "error":
-            raise self._reader.load(0, Value(*payload))
+            raise self._reader.load(0, Value.of(payload))
         return set(payload)
 
-    def submit(
-        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
-    ) -> list[int]:
-        """Start a task; return the ids of its results."""
-        name = options.name or getattr(code, "__qualname__", repr(code))
-        returns = self._new_ids(options.num_returns)
-        self._call(
-            "task",
-            f"{name}()",
-            args,
-            kwargs,
-            code=self._code_id(code),
-            returns=returns,
-            stream=_stream(options),
-            retries=options.max_retries,
-            retry_on=_retry_on(options.retry_exceptions),
-            **self._place(options, f"{name}()", default_cpus=1),
-        )
-        return list(returns)
+    def function(self, code: object, options: Options) -> Start:
+        """Prepare a function."""
+        name = f"{options.name or getattr(code, '__qualname__', repr(code))}()"
+
+        def prepared(code: object) -> Start:
+            spec = Spec(
+                "task",
+                0,
+                self._code_id(code),
+                "",
+                name,
+                retries=options.max_retries,
+                retry_on=_retry_on(options.retry_exceptions),
+                stream=_stream(options),
+                **self._place(options, name, default_cpus=1),
+            )
+            return self.caller.prepare(spec, options.num_returns)
+
+        if options.affinity is None and not self._environment_of(options).has_folders:
+            return prepared(code)
+        # Machines and folders come and go: look each time. A start may not keep its function.
+        kept = weakref.ref(code)
+        return lambda args, kwargs: prepared(kept())(args, kwargs)
 
     def create_actor(
         self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
@@ -182,13 +182,12 @@ class Client:
         has_loop = has_coroutines(code)
         place = self._place(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
-        spec = self._spec(
+        spec = Spec(
             "new",
+            info.id,
+            self._code_id(code),
+            "",
             code.__name__,
-            args,
-            kwargs,
-            code=self._code_id(code),
-            actor=info.id,
             retries=options.max_restarts,
             task_retries=options.max_task_retries,
             label=options.name or "",
@@ -198,10 +197,11 @@ class Client:
             has_loop=has_loop,
             **place,
         )
+        call = self.caller.describe(spec, args, kwargs)
         if options.name is None:
-            self._link.post(("call", *spec))
+            self._link.post(("call", *call))
             return info
-        fields = self._ask_plain("create", options.get_if_exists, *spec)
+        fields = self._ask_plain("create", options.get_if_exists, *call)
         if fields is None:
             raise ValueError(
                 f"name={options.name!r} belongs to a live actor; use get_actor({options.name!r}), "
@@ -209,30 +209,19 @@ class Client:
             )
         return _actor_info(fields)
 
-    def call(
-        self,
-        actor: ActorInfo,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        options: CallOptions,
-    ) -> list[int]:
-        """Call a method of an actor."""
-        returns = self._new_ids(options.num_returns)
-        self._call(
+    def method(self, actor: ActorInfo, name: str, options: CallOptions) -> Start:
+        """Prepare a method of an actor."""
+        spec = Spec(
             "method",
-            f"{actor.class_name}.{method}()",
-            args,
-            kwargs,
-            actor=actor.id,
-            method=method,
-            returns=returns,
+            actor.id,
+            0,
+            name,
+            f"{actor.class_name}.{name}()",
             retries=options.max_task_retries,
             retry_on=_retry_on(options.retry_exceptions),
             stream=_stream(options),
         )
-        return list(returns)
+        return self.caller.prepare(spec, options.num_returns)
 
     def kill(self, actor_id: int, *, no_restart: bool) -> None:
         """Kill an actor's process."""
@@ -302,7 +291,7 @@ class Client:
 
     def context(self) -> Context:
         """Return where the calling code runs."""
-        return replace(self._context, task_id=self._current_call() or None)
+        return replace(self._context, task_id=self.caller.current_call or None)
 
     def shutdown(self) -> None:
         """Leave the engine."""
@@ -310,64 +299,6 @@ class Client:
         self.futures.close()
         self.writer.close()
         self._reader.close()
-
-    def _current_call(self) -> int:
-        return call_id.get() or self.only_call
-
-    def _call(
-        self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
-    ) -> None:
-        """Send a call."""
-        self._link.post(("call", *self._spec(kind, name, args, kwargs, **rest)))
-
-    def _spec(
-        self, kind: Kind, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], **rest: Any
-    ) -> Spec:
-        """Return a call as the engine wants it."""
-        deps, args, kwargs = self._lift_refs(args, kwargs)
-        raw, args_id, held = self._pack_arguments(args, kwargs)
-        fields = {"actor": 0, "code": 0, "method": "", "returns": (), **rest}
-        return Spec(
-            kind=kind,
-            id=self.next_id(),
-            name=name,
-            args=raw,
-            args_id=args_id,
-            deps=deps,
-            held=held,
-            parent=self._current_call(),
-            **fields,
-        )
-
-    def _lift_refs(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[tuple[int, ...], tuple[Any, ...], Mapping[str, Any]]:
-        """Return the top-level refs and the arguments with slots in their place."""
-        values = (*args, *kwargs.values())
-        if not any(type(value) is ObjectRef for value in values):
-            return (), args, kwargs
-        deps: list[int] = []
-
-        def lift(value: UserValue) -> UserValue:
-            if type(value) is not ObjectRef:
-                return value
-            self._check_ours(value)
-            deps.append(value.id)
-            return Slot(len(deps) - 1)
-
-        lifted = tuple(lift(value) for value in args)
-        named = {key: lift(value) for key, value in kwargs.items()}
-        return tuple(deps), lifted, named
-
-    def _pack_arguments(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-    ) -> tuple[RawValue | None, int, tuple[int, ...]]:
-        """Return the arguments as a value, its id if it lies in shared memory, and its refs."""
-        if not args and not kwargs:
-            return None, 0, ()
-        cut: Pickled = pickled((args, dict(kwargs)))
-        value = self.writer.write(cut)
-        return tuple(value), self.next_id() if value.block is not None else 0, cut.held
 
     def _place(self, options: Options, name: str, *, default_cpus: float) -> dict[str, Any]:
         """Return where a call may run, after making sure that it can run at all."""
@@ -394,7 +325,7 @@ class Client:
             "is_spread": options.scheduling_strategy == "SPREAD",
             "node": "" if affinity is None else affinity.node_id,
             "is_soft": affinity is not None and affinity.soft,
-            "env": self._environment_of(options),
+            "env": tuple(self._environment_of(options)),
         }
 
     def _why_never(self, reason: Callable[[Sequence[Mapping[str, int]]], str | None]) -> str | None:
@@ -410,11 +341,11 @@ class Client:
         reason: str | None = self._ask_plain("feasible", *request)
         return reason
 
-    def _environment_of(self, options: Options) -> tuple[Any, ...]:
-        """Return what a call finds around it, as messages carry it."""
+    def _environment_of(self, options: Options) -> Environment:
+        """Return what a call finds around it."""
         found = options.environment(self._environment)
         found.check_folders()
-        return tuple(found)
+        return found
 
     def _code_id(self, code: object) -> int:
         """Return the id of a function or class; the engine gets its pickle the first time."""
@@ -436,25 +367,18 @@ class Client:
 
     def _load_plain(self, answer: Answer) -> UserValue:
         if answer[0] == "error":
-            raise self._reader.load(0, Value(*answer[1]))
+            raise self._reader.load(0, Value.of(answer[1]))
         return answer[1]
 
-    def _load_values(self, ids: Sequence[int], answer: Answer) -> list[Any]:
+    def _load_values(self, answer: Answer) -> list[Any]:
         try:
             kind, payload = answer
             if kind == "error":
-                raise self._reader.load(0, Value(*payload))
-            values = {object_id: Value(*raw) for object_id, raw in payload}
-            return [self._reader.load(object_id, values[object_id]) for object_id in ids]
+                raise self._reader.load(0, Value.of(payload))
+            load = self._reader.load_raw
+            return [load(object_id, raw) for object_id, raw in payload]
         finally:
             self._reader.end_loan(answer)
-
-    def _new_ids(self, num_returns: int | str | None) -> tuple[int, ...]:
-        return tuple(self.next_id() for _ in range(num_refs(num_returns)))
-
-    def _check_ours(self, ref: ObjectRef) -> None:
-        if not ref.belongs_to(self.holds):
-            raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
 
 
 def driver_context(node_id: str) -> Context:

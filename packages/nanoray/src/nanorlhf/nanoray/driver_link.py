@@ -139,9 +139,8 @@ class DriverLink:
 
     def _send(self, messages: "list[Message] | tuple[Message, ...]", fd: int | None) -> None:
         with self._sending:
-            changes = self._holds.take()
-            if changes:
-                self._connection.queue(("holds", changes))
+            if self._holds:
+                self._connection.queue(self._holds.take())
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()

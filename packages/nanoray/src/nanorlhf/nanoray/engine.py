@@ -364,9 +364,8 @@ class Engine:
         log.warning("get has waited %g s for %d calls: %s", _PATIENCE_S, len(reasons), shown)
 
     def _take_holds(self) -> None:
-        changes = self._holds.take()
-        if changes:
-            self.node.handle(DRIVER, ("holds", changes))
+        if self._holds:
+            self.node.handle(DRIVER, self._holds.take())
 
     def _settle(self) -> None:
         self.node.settle()

@@ -21,6 +21,7 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
+from .specs import brief_of
 from .store import Reader
 from .waits import Answer
 from .wire import Message
@@ -80,9 +81,8 @@ class WorkerLink:
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
         with self._sending:
-            changes = self._holds.take()
-            if changes:
-                self._connection.queue(("holds", changes))
+            if self._holds:
+                self._connection.queue(self._holds.take())
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()
@@ -249,7 +249,7 @@ class WorkerLink:
     def _take(self, message: Message) -> None:
         verb, *fields = message
         if verb in ("run", "then"):
-            self._inbox.append(Run(*fields))
+            self._inbox.append(Run(brief_of(fields[0]), *fields[1:]))
         elif verb == "reply":
             if fields[0] in self._asked:
                 self._asked.discard(fields[0])

@@ -215,6 +215,11 @@ class Scheduler:
             if self._policy == "fifo":
                 self._wake()  # it may have been the one that all others waited for
 
+    @property
+    def is_stirred(self) -> bool:
+        """Whether something came, or was given back, since the last ``schedule``."""
+        return bool(self._open) or self._was_woken or self._may_place
+
     def schedule(self) -> list[Grant]:
         """Return every call that can start now, in the order they came, and charge it."""
         grants: list[Grant] = []

@@ -21,6 +21,7 @@ import numpy as np
 from . import bulk
 from .blocks import PAGE, Blocks, block_bytes, round_up
 from .mapping import is_sealed, new_arena, private
+from .messages import RawValue
 from .refs import HoldLog, UserValue
 from .spill import check_spill
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
@@ -242,6 +243,10 @@ class Reader:
         for arena_id in (*self._maps, *self._unmapped):
             self.forget(arena_id)
 
+    def load_raw(self, object_id: int, raw: RawValue) -> UserValue:
+        """Return the object that came in a message; raises as ``load`` does."""
+        return pickle.loads(raw) if type(raw) is bytes else self.load(object_id, Value(*raw))
+
     def load(self, object_id: int, value: Value) -> UserValue:
         """Return the object that ``value`` describes.
 
@@ -269,7 +274,7 @@ class Reader:
         """
         if answer[0] == "values":
             for object_id, raw in answer[1]:
-                if Value(*raw).block is not None:
+                if Value.of(raw).block is not None:
                     self._holds.drop(-object_id)
 
     def block(self, block: tuple[int, int, int]) -> memoryview | None:
