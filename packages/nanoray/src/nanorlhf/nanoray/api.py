@@ -13,7 +13,7 @@ from .group import PlacementGroup
 from .memory import check_store_bytes
 from .placement import Strategy
 from .policies import Policy
-from .refs import ObjectRef, UserValue
+from .refs import ObjectRef, UserValue, ids_of
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
@@ -373,6 +373,9 @@ def _ids(refs: Sequence[ObjectRef]) -> list[int]:
     holds = current().holds
     if not isinstance(refs, Sequence):
         raise TypeError(f"{refs!r} is no ObjectRef and no list of them")
+    ids = ids_of(refs, holds)
+    if len(ids) == len(refs):
+        return ids
     ids = []
     for ref in refs:
         if not isinstance(ref, ObjectRef):

@@ -66,7 +66,7 @@ class Codes:
     @property
     def has_freed(self) -> bool:
         """Whether ``take_freed`` may return something."""
-        return self._counts.has_freed
+        return bool(self._counts.freed)
 
     def take_freed(self) -> list[int]:
         """Forget the code that nobody can call any more; return its ids."""

@@ -14,7 +14,6 @@ matter of speed alone.
 
 import contextlib
 import logging
-import math
 import os
 import threading
 import time
@@ -44,12 +43,16 @@ _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
 _STEP_BACK_S = 0.002
 """So long after a driver thread has polled does the I/O thread leave the sockets alone."""
+_BURST = 32
+"""After so many messages a driver thread that sends and does not wait looks what has come."""
 _PATIENCE_S = 10.0
 """After this long a ``get`` logs what it waits for."""
 
 
 class _Question:
     """A driver thread's wait for an answer."""
+
+    __slots__ = ("_done", "payload", "poller")
 
     def __init__(self) -> None:
         self.payload: Answer | None = None
@@ -102,7 +105,7 @@ class Engine:
         self._questions: dict[int, _Question] = {}
         self._foreground = threading.Lock()
         """Held by the driver thread that polls."""
-        self._num_polls = 0
+        self._num_polls = self._num_posts = 0
         self._is_parked = False
         self._unpark = threading.Semaphore(0)
         self._later: dict[int, Callable[[Answer | None], None]] = {}
@@ -142,7 +145,11 @@ class Engine:
                 self.node.handle(DRIVER, message)
             self.node.settle()
             self._hub.flush(urgent_only=True)
-        self._take_back_memory()
+        if self._to_take:
+            self._take_back_memory()
+        self._num_posts += 1
+        if not self._num_posts % _BURST:
+            self._look()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Ask the node and wait for its answer."""
@@ -155,7 +162,10 @@ class Engine:
             self._take_holds()
             self.node.handle(DRIVER, (verb, req, *fields))
             self._settle()
-        self._take_back_memory()
+        if self._to_take:
+            self._take_back_memory()
+        if question.payload is not None:
+            return question.payload
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
@@ -319,8 +329,6 @@ class Engine:
 
     def _wait(self, question: _Question, timeout_s: float | None) -> bool:
         """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""
-        if question.payload is not None:
-            return True
         if not self._foreground.acquire(blocking=False):
             return question.wait(timeout_s)
         question.poller = threading.get_ident()
@@ -328,14 +336,30 @@ class Engine:
             self._serve_until(question, timeout_s)
         finally:
             question.poller = 0
-            self._num_polls += 1
-            self._foreground.release()
-            if self._is_parked:
-                self._unpark.release()
+            self._step_back()
         return question.payload is not None
 
+    def _look(self) -> None:
+        """Serve the sockets once, in the middle of a burst: or the workers would fill them."""
+        if self._foreground.acquire(blocking=False):
+            try:
+                self._serve(self._hub.poll(0.0))
+            finally:
+                self._step_back()
+
+    def _step_back(self) -> None:
+        """Leave the sockets to whoever polls next."""
+        self._num_polls += 1
+        self._foreground.release()
+        if self._is_parked:
+            self._unpark.release()
+
     def _serve_until(self, question: _Question, timeout_s: float | None) -> None:
-        deadline = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        if timeout_s is None:
+            while question.payload is None:
+                self._serve(self._hub.poll(_IDLE_POLL_S))
+            return
+        deadline = time.monotonic() + timeout_s
         while question.payload is None:
             left = deadline - time.monotonic()
             self._serve(self._hub.poll(max(0.0, min(_IDLE_POLL_S, left))))
@@ -349,7 +373,8 @@ class Engine:
             self._hub.serve(events)
             self._take_holds()
             self._settle()
-        self._take_back_memory()
+        if self._to_take:
+            self._take_back_memory()
 
     # -- plumbing ------------------------------------------------------------------------------
 
@@ -373,8 +398,6 @@ class Engine:
 
     def _take_back_memory(self) -> None:
         """Take back the driver's own memory, without the lock: the store may call back."""
-        if not self._to_take:
-            return
         with contextlib.suppress(IndexError):  # another thread may take the last one
             while True:
                 self._take_back(self._to_take.popleft())

@@ -15,6 +15,7 @@ from .census import Census
 from .codes import FIRST_CODE
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
+from .gets import Gets
 from .history import Outcome, Timeline
 from .machines import About, Machines
 from .messages import DRIVER, Particulars, RawValue
@@ -119,6 +120,13 @@ class Node:
         self._isolate_gpus = isolate_gpus
         self._answers = Answers(self.objects, self.arenas, self.transfers, self.machines, rim)
         self._drivers: set[int] = set()
+        self._gets = Gets(
+            self.objects,
+            self._answers.give_values,
+            self._answers.give,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
         self._waits = Waits(
             self.objects,
             self._answer,
@@ -187,7 +195,9 @@ class Node:
         """Start what can start and free what nobody holds; call after every batch of messages."""
         if self.scheduler.is_stirred:
             self._start_what_can()
-        if self.objects.has_freed or self.supervisor.calls.codes.has_freed:
+        if self.supervisor.calls.codes.has_freed:
+            self.supervisor.forget_codes()
+        if self.objects.freed:
             self._free()
         for room in self.rooms.values():
             room.settle()
@@ -205,8 +215,7 @@ class Node:
             self.supervisor.start(grant)
 
     def _free(self) -> None:
-        self.supervisor.forget_codes()
-        while self.objects.has_freed:
+        while self.objects.freed:
             for object_id, value in self.objects.take_freed():
                 if value is None:
                     self.supervisor.actors.retire(object_id)  # if it is an actor
@@ -293,6 +302,7 @@ class Node:
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self.supervisor.calls.codes.drop_process(worker)
+        self._gets.drop_process(worker)
         self._waits.drop_process(worker)
         self._answers.drop_process(worker)
         self.streams.drop_process(worker)
@@ -304,6 +314,7 @@ class Node:
     def _drop_process(self, process: int) -> None:
         self.objects.drop_process(process)
         self.supervisor.calls.codes.drop_process(process)
+        self._gets.drop_process(process)
         self._waits.drop_process(process)
         self._answers.drop_process(process)
         self.streams.drop_process(process)
@@ -315,6 +326,7 @@ class Node:
         """Fail everything under way and to come: the engine has lost its processes."""
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
+        self._gets.fail_all(tuple(error))
         self._waits.fail_all(tuple(error))
         for room in self.rooms.values():
             room.fail_all(("error", error))
@@ -337,12 +349,13 @@ class Node:
         self.objects.complete(object_id, value, contains=held)
 
     def _on_get(self, process: int, req: int, ids: Sequence[int]) -> None:
-        self._waits.ask((process, req), ids)
+        self._gets.ask((process, req), ids)
 
     def _on_wait(self, process: int, req: int, ids: Sequence[int], num_ready: int) -> None:
         self._waits.ask((process, req), ids, num_ready=num_ready)
 
     def _on_cancel(self, process: int, req: int) -> None:
+        self._gets.cancel((process, req))
         self._waits.cancel((process, req))
         self._answers.cancel((process, req))
         self._room(process).cancel((process, req))

@@ -61,7 +61,8 @@ class Objects:
         self._entries: dict[int, Entry] = {}
         self._by_process: defaultdict[int, dict[int, int]] = defaultdict(dict)
         """Process -> id of an object, negated for its views -> how many it has."""
-        self._freed: list[Freed] = []
+        self.freed: list[Freed] = []
+        """What ``take_freed`` will return."""
         self.get: Callable[[int], Entry | None] = self._entries.get
         """Return the object's entry, or None when there is no such object (any more)."""
         self._resident: dict[int, None] = {}
@@ -74,10 +75,11 @@ class Objects:
         """Return every object that has its value."""
         return [(i, entry) for i, entry in self._entries.items() if entry.value is not None]
 
-    def create(self, object_id: int, process: int, *, call: int = 0) -> None:
+    def create(self, object_id: int, process: int, *, call: int = 0) -> Entry:
         """Add an object that ``process`` holds one ref to, and ``call`` will make."""
-        self._entries[object_id] = Entry(1, call)
+        entry = self._entries[object_id] = Entry(1, call)
         self._by_process[process][object_id] = 1
+        return entry
 
     def adopt(self, object_id: int, value: Value, *, contains: Iterable[int]) -> None:
         """Add a ready object that no process holds, pinned once by the call it belongs to."""
@@ -90,7 +92,7 @@ class Objects:
         """Give the object its value and tell its watchers."""
         entry = self._entries.get(object_id)
         if entry is None:  # let go before it was ready
-            self._freed.append(Freed(object_id, value))
+            self.freed.append(Freed(object_id, value))
             return
         entry.value, entry.is_error = value, is_error
         if value.block is not None:
@@ -187,14 +189,9 @@ class Objects:
                 if entry.count <= 0:
                     self._sweep(abs(key), entry)
 
-    @property
-    def has_freed(self) -> bool:
-        """Whether ``take_freed`` would return something."""
-        return bool(self._freed)
-
     def take_freed(self) -> list[Freed]:
         """Return what has been freed since the last call."""
-        freed, self._freed = self._freed, []
+        freed, self.freed = self.freed, []
         return freed
 
     def _sweep(self, object_id: int, entry: Entry) -> None:
@@ -207,7 +204,7 @@ class Objects:
             dead_id, dead = stack.pop()
             del self._entries[dead_id]
             self._resident.pop(dead_id, None)
-            self._freed.append(Freed(dead_id, dead.value))
+            self.freed.append(Freed(dead_id, dead.value))
             for inner_id in dead.contains:
                 inner = self._entries.get(inner_id)
                 if inner is not None:

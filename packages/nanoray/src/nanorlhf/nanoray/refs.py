@@ -6,7 +6,7 @@ it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from typing import Any, NoReturn, Protocol
 
@@ -125,3 +125,8 @@ class ObjectRef:
 
     def __reduce__(self) -> UserValue:
         return self._holds.reduce(self)
+
+
+def ids_of(refs: Iterable[Any], holds: Holds) -> list[int]:
+    """Return the ids of those that are refs of the engine whose log this is."""
+    return [ref._id for ref in refs if type(ref) is ObjectRef and ref._holds is holds]

@@ -256,6 +256,8 @@ class Reader:
         """
         if value.block is None:
             assert value.stream is not None, "an inline value carries its stream"
+            if not value.parts:
+                return pickle.loads(value.stream)
             parts = zip(value.parts, value.is_cow, strict=True)
             buffers = [bytearray(part) if is_cow else part for part, is_cow in parts]
             return pickle.loads(value.stream, buffers=buffers)
@@ -274,7 +276,7 @@ class Reader:
         """
         if answer[0] == "values":
             for object_id, raw in answer[1]:
-                if Value.of(raw).block is not None:
+                if type(raw) is tuple and raw[3] is not None:
                     self._holds.drop(-object_id)
 
     def block(self, block: tuple[int, int, int]) -> memoryview | None:
