@@ -101,6 +101,17 @@ def test_an_object_of_an_agent_is_read_by_the_driver_and_by_the_head(two):
     assert int(two.get(ref, timeout=WAIT_S).sum()) == expected
 
 
+def test_a_wait_for_what_is_lost_on_its_way_ends(two, cluster):
+    ref = on(two, "b")(lambda: np.ones(1 << 20)).remote()
+    assert two.wait([ref], timeout=WAIT_S, fetch_local=False)[0] == [ref]
+    cluster.processes["b"].send_signal(signal.SIGSTOP)
+    assert two.wait([ref], timeout=0.1) == ([], [ref])
+    cluster.processes["b"].kill()
+    assert two.wait([ref], timeout=WAIT_S) == ([ref], [])
+    with pytest.raises(two.ObjectLostError):
+        two.get(ref, timeout=WAIT_S)
+
+
 def test_an_actor_elsewhere_gets_its_calls_in_order_though_some_arguments_must_travel(two):
     @on(two, "b")
     class Log:

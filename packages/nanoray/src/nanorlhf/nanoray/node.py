@@ -122,6 +122,8 @@ class Node:
             self._answer,
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
+            is_away=self._answers.is_away,
+            bring=self._answers.bring,
         )
         self.rooms = {0: self._open_room(0)}
         self.streams = Streams(
@@ -327,8 +329,11 @@ class Node:
     def _on_get(self, process: int, req: int, ids: Sequence[int]) -> None:
         self._waits.ask((process, req), ids)
 
-    def _on_wait(self, process: int, req: int, ids: Sequence[int], num_ready: int) -> None:
-        self._waits.ask((process, req), ids, num_ready=num_ready)
+    def _on_wait(
+        self, process: int, req: int, ids: Sequence[int], num_ready: int, fetch_local: bool
+    ) -> None:
+        is_local = fetch_local and not self.machines.is_one
+        self._waits.ask((process, req), ids, num_ready=num_ready, is_local=is_local)
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
