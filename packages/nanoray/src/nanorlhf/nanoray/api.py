@@ -41,7 +41,8 @@ def init(
     Args:
         address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
             cluster through its daemon on this machine, which ``nanoray start`` starts; the
-            cluster goes on when this process leaves. With Ray: "auto" or an address of Ray's.
+            cluster goes on when this process leaves. A directory, "/run/me", is the ``--root`` of
+            a daemon that was started with one. With Ray: "auto" or an address of Ray's.
         engine: "local" is ours; "ray" runs the same program on Ray, of which `start_ray` tells.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
