@@ -196,7 +196,7 @@ def test_prints_of_another_machine_reach_the_driver(two, capfd, until):
 
 def test_a_killed_machine_is_a_death_of_all_that_was_there(two, cluster, tmp_path):
     lost = on(two, "b")(lambda: np.zeros(1 << 20)).remote()
-    two.wait([lost], timeout=WAIT_S)
+    two.wait([lost], timeout=WAIT_S, fetch_local=False)
     copied = on(two, "b")(lambda: np.ones(1 << 20)).remote()
     assert two.get(copied, timeout=WAIT_S)[0] == 1
 
