@@ -105,20 +105,22 @@ def test_what_start_says_to_do_finds_a_daemon_with_files_elsewhere(no_engine, tm
     machine = Machine(tmp_path / "two words")
     machine.folder.mkdir()
     token = machine.folder / "token"
-    status, out, error = machine.run("start", "--head", "--port=0", f"--token-path={token}")
-    assert status == 0, error
-    said = dict(re.findall(r"^  (\w[\w ]+): +(.+)$", out, re.MULTILINE))
     try:
+        status, out, error = machine.run("start", "--head", "--port=0", f"--token-path={token}")
+        assert status == 0, error
+        said = dict(re.findall(r"^  (\w[\w ]+): +(.+)$", out, re.MULTILINE))
         call = re.fullmatch(r"nanoray\.init\((.+)\)", said["programs here"])
         nanoray.init(json.loads(call[1]))
         assert nanoray.get(nanoray.remote(lambda: 7).remote(), timeout=WAIT_S) == 7
         nanoray.shutdown()
+        _, *words = shlex.split(said["end"])
+        command = [sys.executable, "-m", "nanorlhf.nanoray", *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stdout.startswith("stopped head ")
+        with pytest.raises(nanoray.NanoRayError, match="no daemon of this user has its files in"):
+            nanoray.init(json.loads(call[1]))
     finally:
-        program, *words = shlex.split(said["end"])
-        assert program == "nanoray"
-        subprocess.run([sys.executable, "-m", "nanorlhf.nanoray", *words], check=True)
-    with pytest.raises(nanoray.NanoRayError, match="no daemon of this user has its files in"):
-        nanoray.init(json.loads(call[1]))
+        machine.run("stop")
 
 
 def seen(megabytes):

@@ -107,7 +107,7 @@ def test_a_wait_for_what_is_lost_on_its_way_ends(two, cluster):
     cluster.processes["b"].send_signal(signal.SIGSTOP)
     assert two.wait([ref], timeout=0.1) == ([], [ref])
     cluster.processes["b"].kill()
-    assert two.wait([ref], timeout=WAIT_S) == ([ref], [])
+    assert two.wait([ref]) == ([ref], [])
     with pytest.raises(two.ObjectLostError):
         two.get(ref, timeout=WAIT_S)
 

@@ -20,7 +20,7 @@ from .environment import Environment, environment
 from .errors import AuthenticationError, NanoRayError
 from .handshake import DIALECT, wrong_dialect
 from .refs import HoldLog
-from .store import Reader
+from .views import Reader
 from .wire import Message
 
 _PATIENCE_S = 30.0

@@ -27,9 +27,10 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, readable, shortage
 from .scheduler import Request
 from .session import call_id
-from .store import Reader, Writer
+from .store import Writer
 from .strategies import NodeAffinitySchedulingStrategy
 from .value import Pickled, Value, pickled, pickled_code
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 

@@ -13,8 +13,8 @@ from .connection import Connection
 from .errors import EngineError
 from .logs import Printer
 from .refs import HoldLog
-from .store import Reader
 from .value import error_value
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 

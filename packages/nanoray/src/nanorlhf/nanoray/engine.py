@@ -33,8 +33,8 @@ from .node import Node
 from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
-from .store import Reader
 from .value import Block
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 
