@@ -1,6 +1,7 @@
 """Where calls, groups and copies go on three machines that all tests here share."""
 
 import os
+import signal
 import socket
 import time
 from collections import Counter
@@ -242,10 +243,26 @@ def test_an_array_read_on_all_machines_without_a_copy_is_freed_on_all(ray, machi
         assert len(arenas(process) - before[name]) <= 2, name
 
 
+def test_wait_brings_what_it_calls_ready_unless_told_not_to(ray, machines, nodes):
+    maker, daemon = Maker.options(**on(nodes[1])).remote(), machines.processes["b"]
+    brought, left = maker.make.remote(1), maker.make.remote(2)
+    assert ray.wait([brought], timeout=WAIT_S)[0] == [brought]
+    assert ray.wait([left], timeout=WAIT_S, fetch_local=False)[0] == [left]
+    daemon.send_signal(signal.SIGSTOP)  # nothing more comes from there
+    try:
+        assert int(ray.get(brought, timeout=WAIT_S)[0]) == 1
+        assert ray.wait([brought, left], num_returns=2, timeout=0.1) == ([brought], [left])
+        assert ray.wait([left], timeout=0, fetch_local=False)[0] == [left]
+    finally:
+        daemon.send_signal(signal.SIGCONT)
+    assert ray.wait([left], timeout=WAIT_S)[0] == [left]
+    assert int(ray.get(left, timeout=WAIT_S)[0]) == 2
+
+
 def test_what_a_full_store_moved_to_disk_is_read_on_other_machines(ray, nodes):
     maker = Maker.options(**on(nodes[2])).remote()
     refs = [maker.make.remote(number) for number in range(4)]
-    ray.wait(refs, num_returns=len(refs), timeout=WAIT_S)
+    ray.wait(refs, num_returns=len(refs), timeout=WAIT_S, fetch_local=False)
     locations = [row["location"] for row in ray.list_objects() if (row["size_bytes"] or 0) > MB]
     assert Counter(locations) == {"spilled": 3, "memory": 1}
     looks = [look.options(**on(nodes[1])).remote(ref) for ref in refs]

@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 
 from .messages import RawValue, Run
 from .refs import HoldLog, ObjectRef
-from .store import Reader, Writer
+from .store import Writer
 from .value import pickled, small
+from .views import Reader
 
 
 class Packed(NamedTuple):
@@ -89,12 +90,12 @@ def unpacked(run: Run, reader: Reader) -> tuple[list[Any], dict[str, Any]]:
         MemoryError: This process may not map the arena that one lies in.
     """
     if run.args is not None:
-        positional, kwargs = reader.load_raw(run.args_id, run.args)
+        positional, kwargs = reader.load(run.args_id, run.args)
         args = list(positional)
     else:
         args, kwargs = [None for slot in run.slots if isinstance(slot, int)], {}
     for slot, (object_id, raw) in zip(run.slots, run.deps, strict=True):
-        value = reader.load_raw(object_id, raw)
+        value = reader.load(object_id, raw)
         if isinstance(slot, int):
             args[slot] = value
         else:

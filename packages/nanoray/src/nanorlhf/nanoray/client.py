@@ -28,9 +28,10 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, readable, shortage
 from .scheduler import Request
 from .starts import Caller
-from .store import Reader, Writer
+from .store import Writer
 from .strategies import NodeAffinitySchedulingStrategy
-from .value import Value, pickled, pickled_code
+from .value import pickled, pickled_code
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 
@@ -139,15 +140,17 @@ class Client:
         """Return a future of the id of a stream's item."""
         return self.futures.ask("next", stream_id, index, held=stream_id, load=self._load_plain)
 
-    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
+    def wait(
+        self, ids: Sequence[int], *, num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> set[int]:
         """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
-        answer = self._link.ask("wait", list(ids), num_returns, timeout_s=timeout)
+        answer = self._link.ask("wait", list(ids), num_returns, fetch_local, timeout_s=timeout)
         if answer is None:
-            answer = self._link.ask("wait", list(ids), 0)
+            answer = self._link.ask("wait", list(ids), 0, fetch_local)
             assert answer is not None, "a question without a timeout is answered"
         kind, payload = answer
         if kind == "error":
-            raise self._reader.load(0, Value.of(payload))
+            raise self._reader.load(0, payload)
         return set(payload)
 
     def function(self, code: object, options: Options) -> Start:
@@ -367,15 +370,15 @@ class Client:
 
     def _load_plain(self, answer: Answer) -> UserValue:
         if answer[0] == "error":
-            raise self._reader.load(0, Value.of(answer[1]))
+            raise self._reader.load(0, answer[1])
         return answer[1]
 
     def _load_values(self, answer: Answer) -> list[Any]:
         try:
             kind, payload = answer
             if kind == "error":
-                raise self._reader.load(0, Value.of(payload))
-            load = self._reader.load_raw
+                raise self._reader.load(0, payload)
+            load = self._reader.load
             return [load(object_id, raw) for object_id, raw in payload]
         finally:
             self._reader.end_loan(answer)

@@ -22,7 +22,7 @@ from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
 from .specs import brief_of
-from .store import Reader
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 
@@ -81,8 +81,8 @@ class WorkerLink:
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
         with self._sending:
-            if self._holds:
-                self._connection.queue(self._holds.take())
+            if self._holds and (news := self._holds.take()):
+                self._connection.queue(news)
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()

@@ -21,8 +21,8 @@ from .messages import RawValue, Run
 from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
-from .store import Reader
 from .value import Value, error_value, pickled, small
+from .views import Reader
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 
@@ -107,7 +107,7 @@ class Performer:
         """Return whether the call asked to be run again after such an error."""
         if isinstance(run.brief.retry_on, bool):
             return run.brief.retry_on and isinstance(error, Exception)
-        kinds = self._reader.load(0, Value(run.brief.retry_on, (), (), None))
+        kinds = self._reader.load(0, run.brief.retry_on)
         return isinstance(error, kinds)
 
     def _check_wanted(self, run: Run) -> None:
@@ -146,7 +146,7 @@ class Performer:
         loaded = self._link.loaded
         if code_id not in loaded:
             blob = self._link.codes.pop(code_id)
-            loaded[code_id] = self._reader.load(0, Value(blob, (), (), None))
+            loaded[code_id] = self._reader.load(0, blob)
         return loaded[code_id]
 
 

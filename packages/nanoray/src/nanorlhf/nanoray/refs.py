@@ -5,7 +5,7 @@ before any other message. The engine therefore learns of a ref that arrived insi
 it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from typing import Any, NoReturn, Protocol
@@ -55,20 +55,27 @@ class HoldLog:
             f"argument, or inside a value, of a nanoray call"
         )
 
-    def take(self) -> Message:
-        """Return the message of what was gained and dropped, and forget it.
+    def take(self) -> Message | None:
+        """Return the message of what was gained and dropped, None for nothing, and forget it.
 
-        The drops are taken first, so that what was gained before them is in the same message.
+        The drops are taken first, so that what was gained before them is in the same message. An
+        object that was gained and dropped, as the views of an argument are, is in neither list.
 
         >>> log = HoldLog()
         >>> log.drop(1), log.add(2), log.add(3), log.drop(3)
         (None, None, None, None)
         >>> log.take()
-        ('holds', [2, 3], [1, 3])
+        ('holds', [2], [1])
         """
         dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
         gained = [self._gained.popleft() for _ in range(len(self._gained))]
-        return ("holds", gained, dropped)
+        if gained == dropped:
+            return None
+        if gained and dropped:
+            net = Counter(gained)
+            net.subtract(dropped)
+            gained, dropped = list((+net).elements()), list((-net).elements())
+        return ("holds", gained, dropped) if gained or dropped else None
 
     def __bool__(self) -> bool:
         return bool(self._dropped or self._gained)

@@ -80,7 +80,7 @@ class Value(NamedTuple):
     @classmethod
     def of(cls, raw: RawValue) -> "Value":
         """Return the value that came in a message."""
-        return cls(raw, (), (), None) if type(raw) is bytes else cls(*raw)
+        return cls(raw, (), (), None) if isinstance(raw, bytes) else cls(*raw)
 
     @property
     def raw(self) -> RawValue:
