@@ -215,10 +215,12 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
         EngineError: The engine was shut down, or is broken.
         GetTimeoutError: Time is up; the work goes on.
     """
+    backend = current()
     if isinstance(refs, ObjectRef):
-        return current().get(_ids([refs]), timeout=_checked(timeout))[0]
+        ids = ids_of((refs,), backend.holds) or _ids([refs])
+        return backend.get(ids, timeout=_checked(timeout))[0]
     ids = _ids(refs)
-    return current().get(ids, timeout=_checked(timeout)) if ids else []
+    return backend.get(ids, timeout=_checked(timeout)) if ids else []
 
 
 def wait(

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .messages import RawValue, Run
-from .refs import HoldLog, ObjectRef
+from .refs import HoldLog, ObjectRef, ids_of
 from .store import Writer
 from .value import pickled, small
 from .views import Reader
@@ -49,6 +49,9 @@ class Packer:
             StoreFullError: They find no room in the store.
             ValueError: A ref is of an engine that was shut down.
         """
+        ids = ids_of(args, self._holds)
+        if ids and len(ids) == len(args) and not kwargs:
+            return Packed(None, 0, tuple(ids), tuple(range(len(ids))), ())
         slots: list[int | str] = [i for i, value in enumerate(args) if type(value) is ObjectRef]
         slots += [key for key, value in kwargs.items() if type(value) is ObjectRef]
         if not slots:

@@ -255,24 +255,30 @@ class Calls:
         self._forget(call)
 
     def _watch_arguments(self, call: Call, on_ready: Callable[[Call], None]) -> None:
+        entries = [self._objects.get(object_id) for object_id in set(call.own.deps)]
+        missing = [entry for entry in entries if entry is not None and entry.value is None]
+        if not missing:
+            return
+        call.num_missing = len(missing)
+
         def ready(object_id: int, entry: Entry) -> None:
             del object_id, entry
             call.num_missing -= 1
             if not call.num_missing and call.id in self._calls:
                 on_ready(call)
 
-        for object_id in set(call.own.deps):
-            entry = self._objects.get(object_id)
-            if entry is not None and entry.value is None:
-                call.num_missing += 1
-                entry.watchers.append(ready)
+        for entry in missing:
+            entry.watchers.append(ready)
 
     def _ship(self, worker: Worker, object_id: int) -> RawValue:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
-        value = self._transfers.on(worker.key.machine, object_id, entry.value)
-        assert value is not None, "arguments have been brought here"
+        value = entry.value
+        if not self._transfers.is_alone:
+            here = self._transfers.on(worker.key.machine, object_id, value)
+            assert here is not None, "arguments have been brought here"
+            value = here
         if value.block is not None:
             self._objects.touch(object_id)
             self._arenas.ship(worker.id, value)

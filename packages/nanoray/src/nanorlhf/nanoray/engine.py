@@ -41,7 +41,7 @@ log = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1
 """How long the driver's dropped refs may go unnoticed when nothing else happens."""
-_STEP_BACK_S = 0.002
+_STEP_BACK_S = 0.005
 """So long after a driver thread has polled does the I/O thread leave the sockets alone."""
 _BURST = 32
 """After so many messages a driver thread that sends and does not wait looks what has come."""
@@ -107,7 +107,9 @@ class Engine:
         """Held by the driver thread that polls."""
         self._num_polls = self._num_posts = 0
         self._is_parked = False
-        self._unpark = threading.Semaphore(0)
+        self._rest = threading.Lock()
+        """Held but for a moment: whoever releases it rouses the I/O thread."""
+        self._rest.acquire()
         self._later: dict[int, Callable[[Answer | None], None]] = {}
         self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What is to be done about late answers, outside the lock."""
@@ -213,7 +215,7 @@ class Engine:
             self.node.break_down("the engine was shut down while this was waiting")
             self._hub.stop()
         self._hub.wake()
-        self._unpark.release()
+        self._rouse()
         self._thread.join()
         with self._foreground:  # a driver thread that polls has heard of the end
             self._reader.close()
@@ -307,7 +309,7 @@ class Engine:
             source = f"({self.node.supervisor.label(worker)} pid={pid})"
             self._printer.add(source, stream, lines, now_s=time.monotonic())
             if self._is_parked:  # printing may block: the I/O thread does it
-                self._unpark.release()
+                self._rouse()
 
     # -- who polls -----------------------------------------------------------------------------
 
@@ -315,17 +317,28 @@ class Engine:
         """Serve the sockets whenever no driver thread does, nor has for a while."""
         num_polls = 0
         while not self._is_over:
-            if self._foreground.locked():
+            was_polled, num_polls = num_polls != self._num_polls, self._num_polls
+            is_polled = self._foreground.locked()
+            if was_polled and (is_polled or not self._is_awaited):
+                self._rest.acquire(timeout=_STEP_BACK_S)  # calls follow each other: so will polls
+            elif is_polled:
                 self._is_parked = True
-                self._unpark.acquire(timeout=_IDLE_POLL_S)
+                self._rest.acquire(timeout=_IDLE_POLL_S)
                 self._is_parked = False
-            elif self._questions or self._later or num_polls == self._num_polls:
-                self._serve(self._hub.poll(_IDLE_POLL_S))
             else:
-                num_polls = self._num_polls
-                self._unpark.acquire(timeout=_STEP_BACK_S)
+                self._serve(self._hub.poll(_IDLE_POLL_S))
             if self._printer is not None:
                 self._printer.print(now_s=time.monotonic())
+
+    @property
+    def _is_awaited(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._questions or self._later)
+
+    def _rouse(self) -> None:
+        """End the rest of the I/O thread, this one or the next."""
+        with contextlib.suppress(RuntimeError):  # it has been roused already
+            self._rest.release()
 
     def _wait(self, question: _Question, timeout_s: float | None) -> bool:
         """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""
@@ -351,8 +364,8 @@ class Engine:
         """Leave the sockets to whoever polls next."""
         self._num_polls += 1
         self._foreground.release()
-        if self._is_parked:
-            self._unpark.release()
+        if self._is_parked or self._questions or self._later:
+            self._rouse()
 
     def _serve_until(self, question: _Question, timeout_s: float | None) -> None:
         if timeout_s is None:

@@ -32,10 +32,8 @@ class Timeline:
 
     def __init__(self) -> None:
         self._ran: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
-
-    def add(self, *fields: Any) -> None:
-        """Note a call that has ended; the fields are those of ``Ran``."""
-        self._ran.append(fields)
+        self.add = self._ran.append
+        """Note a call that has ended, as a plain tuple in the order of ``Ran``."""
 
     def last(self) -> list[tuple[Any, ...]]:
         """Return what is kept, as plain tuples in the order of ``Ran``."""

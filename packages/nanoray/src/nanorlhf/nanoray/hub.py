@@ -279,6 +279,8 @@ class Hub:
         """
         if self._patient and not urgent_only:
             self._dirty.update(self._patient)
+        if not self._dirty:
+            return
         for process in self._dirty:
             if process in self._patient:
                 del self._patient[process]

@@ -103,6 +103,8 @@ class Node:
         policy: Policy = "default",
     ) -> None:
         self._rim = rim
+        self.send = rim.send
+        """Send to a process."""
         self.machines = Machines(about, pool.totals)
         self.objects = Objects()
         self.arenas = Arenas(rim.send, rim.close_arena)
@@ -113,6 +115,7 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
+        self.transfers.is_alone = True
         self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
@@ -203,7 +206,8 @@ class Node:
         if self.objects.freed:
             self._free()
         for room in self.rooms.values():
-            room.settle()
+            if room.waiting:
+                room.settle()
 
     def _start_what_can(self) -> None:
         for group in self.scheduler.place_groups():
@@ -248,6 +252,7 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
+        self.transfers.is_alone = False
         self.rooms[machine] = self._open_room(machine)
         self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
@@ -297,10 +302,6 @@ class Node:
     def recall(self, worker: int) -> list[int]:
         """Take back the tickets of a process of machine 0 for what it has not begun."""
         return self._rim.recall(worker)
-
-    def send(self, process: int, message: Message) -> None:
-        """Send to a process."""
-        self._rim.send(process, message)
 
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
@@ -526,7 +527,7 @@ class Node:
     ) -> None:
         if call is not None:
             spec, machine = call.spec, self.machines.of(process)
-            self._timeline.add(call.id, spec.name, spec.kind, process, machine, *span, outcome)
+            self._timeline.add((call.id, spec.name, spec.kind, process, machine, *span, outcome))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)
