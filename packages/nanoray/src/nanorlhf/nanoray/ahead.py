@@ -7,7 +7,7 @@ blocks or dies, and when another could begin it: nothing waits behind a task tha
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .calls import Call, Calls, Worker
@@ -21,8 +21,8 @@ _NEW = 0.2  # weight of the newest time in a function's mean
 class TicketOffice(Protocol):
     """What lets calls begin."""
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -77,13 +77,17 @@ class Ahead:
             is_light = spec.stream is None and not other.needed
             return is_light and spec.code == call.spec.code and spec.env == worker.key.env
 
-        for call_id in self._scheduler.ahead(call.id, limit - num_ahead, fits):
+        taken = self._scheduler.ahead(call.id, limit - num_ahead, fits)
+        if not taken:
+            return
+        tickets = list(itertools.islice(self._numbers, len(taken)))
+        self._office.offer(worker.id, tickets)
+        for call_id, ticket in zip(taken, tickets, strict=True):
             following = self._calls[call_id]
-            following.ticket = next(self._numbers)  # new each time: it may be taken back and come
-            self._office.offer(worker.id, following.ticket)
+            following.ticket = ticket  # new each time: it may be taken back and come again
             self._calls.send(worker, following)
             following.state = "queued"
-            self._holders[worker.id] = worker
+        self._holders[worker.id] = worker
 
     def go_on(self, worker: Worker) -> bool:
         """Let the next call have what the finished one was granted; return False for none."""

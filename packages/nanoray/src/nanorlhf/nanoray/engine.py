@@ -18,7 +18,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -235,9 +235,9 @@ class Engine:
         """Kill a process."""
         self._hub.kill(worker)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process begin a call sent ahead."""
-        self._hub.offer(worker, ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process begin calls sent ahead."""
+        self._hub.offer(worker, tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back what a process has not begun."""

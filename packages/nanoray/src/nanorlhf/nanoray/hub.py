@@ -18,7 +18,7 @@ import secrets
 import select
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from .connection import Connection
@@ -175,9 +175,9 @@ class Hub:
         self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process begin the call with this ticket, unless it is recalled first."""
-        self._tickets[worker].offer(ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process begin the calls with these tickets, unless they are recalled first."""
+        self._tickets[worker].offer(tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back the tickets of a process for what it has not begun."""

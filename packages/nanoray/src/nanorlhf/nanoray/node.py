@@ -47,8 +47,8 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -295,9 +295,9 @@ class Node:
         """Have a process end a call."""
         self._rim.interrupt(worker, call_id)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
-        self._rim.offer(worker, ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
+        self._rim.offer(worker, tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back the tickets of a process of machine 0 for what it has not begun."""

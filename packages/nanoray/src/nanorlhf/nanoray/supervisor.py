@@ -7,6 +7,7 @@ results, a retry, or a typed error.
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from .actors import Actors
@@ -17,7 +18,7 @@ from .cancels import Cancels, cancelled
 from .errors import InfeasibleError, PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
-from .resources import SLOT, UNIT, canonical, readable
+from .resources import SLOT, UNIT, Demand, canonical, readable
 from .scheduler import Grant, Request, Scheduler
 from .transfers import Transfers
 from .value import Value, error_value
@@ -44,8 +45,8 @@ class Processes(Protocol):
         """SIGKILL a process; no harm when it is gone."""
         ...
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -358,7 +359,7 @@ class Supervisor:
         call.state, call.worker, call.ticket = "queued", None, 0
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
-            needs = canonical({**dict(needs), SLOT: UNIT})
+            needs = _with_slot(needs)
         place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
         request = Request(call.id, needs, spec.group, spec.bundle, call.depth, *place)
         reason = self._scheduler.add(request, is_first=is_first)
@@ -415,6 +416,12 @@ class Supervisor:
         }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
+
+
+@lru_cache(256)
+def _with_slot(needs: Demand) -> Demand:
+    """Return what a task takes of its machine: one of the processes for tasks, too."""
+    return canonical({**dict(needs), SLOT: UNIT})
 
 
 def _too_deep(spec: Spec) -> Value:
