@@ -250,9 +250,9 @@ def tunables() -> "Iterator[Tunable]":
     from .tune import Tunable
 
     candidates = [
-        {"chunk": 4096, "scan_warps": 8, "block": block, "num_warps": warps, "few": few}
-        for block, warps in ((1024, 8), (2048, 8), (2048, 16), (4096, 16))
-        for few in (1024, 4096)
+        {"chunk": 4096, "scan_warps": 8, "block": 256 * warps, "num_warps": warps, "few": few}
+        for warps in (8, 16)
+        for few in (1024, 2048, 4096)
     ]
 
     def prepare(dtype: torch.dtype) -> Callable[[Config], Tensor]:

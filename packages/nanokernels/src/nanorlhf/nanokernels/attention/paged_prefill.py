@@ -268,7 +268,7 @@ def tunables() -> "Iterator[Tunable]":
         where = torch.randperm(4 * 32, device="cuda").int().view(4, 32)
         lens = torch.full((4,), 4096, dtype=torch.int32, device="cuda")
         starts = torch.arange(0, 5 * 4096, 4096, dtype=torch.int32, device="cuda")
-        given = q, *pages, where, lens, starts, 4096, dim**-0.5
+        given = q, pages[0], pages[1], where, lens, starts, 4096, dim**-0.5
         return lambda config: _launch(*given, config)
 
     for dim in (64, 128, 256):
