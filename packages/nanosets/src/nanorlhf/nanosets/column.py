@@ -130,10 +130,11 @@ class Column(Exchange, Sequence[Any]):
 
     def stretch(self, start: int, stop: int) -> list[Any]:
         """Return the values of rows ``start .. stop``."""
-        if self.rows is not None:
+        some = self._stored(start, stop)
+        if some is None:
             return self.values(np.arange(start, stop))
         found: list[Any] = []
-        for part, low, high in self._touched(start, stop):
+        for part, low, high in self._touched(*some):
             try:
                 found += part.stretch(low, high)
             except UnicodeDecodeError:
@@ -159,10 +160,20 @@ class Column(Exchange, Sequence[Any]):
 
     def block(self, start: int, stop: int) -> Array:
         """Return rows ``start .. stop`` as a compact array; a view when they lie in one chunk."""
-        if self.rows is not None:
+        some = self._stored(start, stop)
+        if some is None:
             return self.take(np.arange(start, stop))
-        found = list(self._windows(start, stop))
+        found = list(self._windows(*some))
         return concat(found) if found else all_null(self.dtype, 0)
+
+    def _stored(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Return where rows ``start .. stop`` lie in the parts if they follow one another there."""
+        if self.rows is None:
+            return start, stop
+        rows = self.rows[start:stop]
+        if not len(rows) or rows[-1] - rows[0] != len(rows) - 1 or (np.diff(rows) != 1).any():
+            return None
+        return int(rows[0]), int(rows[-1]) + 1
 
     def _windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows of a column that are not numbered, a view of each chunk."""
