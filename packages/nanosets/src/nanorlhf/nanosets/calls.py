@@ -51,6 +51,7 @@ class Call:
         """Return what the function says of a batch; of its rows, in a list, if not batched.
 
         Raises:
+            RuntimeError: The function raised StopIteration.
             ValueError: A transform made another number of rows.
         """
         function = partial(self.function, **self.fn_kwargs) if self.fn_kwargs else self.function
@@ -59,8 +60,12 @@ class Call:
             whole: list[Any] = [batch[name] for name in self.input_columns] or [batch]
             return function(*whole, *([list(range(*rows))] if self.with_indices else []))
         each = self._each(rows)
-        # ``map`` calls without a frame of ours between two rows.
-        return list(map(function, *each, *([range(*rows)] if self.with_indices else [])))
+        # ``map`` calls it with no frame of ours between two rows; a StopIteration would end that.
+        found = list(map(function, *each, *([range(*rows)] if self.with_indices else [])))
+        if len(found) != rows.stop - rows.start:
+            row = rows.start + len(found)
+            raise RuntimeError(f"the function raised StopIteration at row {row}; catch it there")
+        return found
 
     def _batch(self, rows: Range) -> Mapping[str, Any]:
         transforms = self.inputs.format.transform is not None
