@@ -6,9 +6,11 @@ float64; numpy values keep their own width. ``datetime`` becomes timestamp[us] i
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import reduce
 from itertools import chain
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -78,9 +80,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Structs:
     Raises:
         SchemaError: As in ``build``, with the number of the row; or a row is not a mapping.
     """
-    for i, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
+    if not all(issubclass(kind, Mapping) for kind in set(map(type, rows))):
+        i, row = next((i, row) for i, row in enumerate(rows) if not isinstance(row, Mapping))
+        raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
     try:
         return _fields(rows, "")
     except SchemaError as error:
@@ -272,12 +274,21 @@ def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _fields(rows: Sequence[Mapping[str, Any]], field: str) -> Structs:
     children: dict[str, Array] = {}
+    dicts = set(map(type, rows)) == {dict}  # what else maps keys may make up what it lacks
     for name in dict.fromkeys(chain.from_iterable(rows)):
         if not isinstance(name, str):
             raise SchemaError(field, f"the key {name!r} is not a str; give str keys")
         path = f"{field}.{name}" if field else name
-        children[name] = build([row.get(name) for row in rows], field=path)
+        children[name] = build(_of_each(rows, name, dicts=dicts), field=path)
     return struct(children, length=len(rows))
+
+
+def _of_each(rows: Sequence[Mapping[str, Any]], name: str, *, dicts: bool) -> list[Any]:
+    """Return a key's value in each row, None where it is missing."""
+    if dicts:
+        with suppress(KeyError):
+            return list(map(itemgetter(name), rows))
+    return [row.get(name) for row in rows]
 
 
 _FAMILIES: dict[str, tuple[type, ...]] = {

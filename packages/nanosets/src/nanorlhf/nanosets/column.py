@@ -80,11 +80,12 @@ class Column(Exchange, Sequence[Any]):
         """Return one value, or the list of those that a slice or integer sequence picks."""
         if isinstance(key, INTEGER) and not isinstance(key, bool):
             return self.item(int(key))
-        return self.values(resolve(key, self._length))
+        some = self._range(key)
+        return self.values(resolve(key, self._length)) if some is None else self.stretch(*some)
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self._length, BLOCK_ROWS):
-            yield from self.values(np.arange(start, min(start + BLOCK_ROWS, self._length)))
+            yield from self.stretch(start, min(start + BLOCK_ROWS, self._length))
 
     def item(self, index: int) -> Any:  # noqa: ANN401 - a value of any column type
         """Return one value.
@@ -127,6 +128,18 @@ class Column(Exchange, Sequence[Any]):
                 out[at] = value
         return out
 
+    def stretch(self, start: int, stop: int) -> list[Any]:
+        """Return the values of rows ``start .. stop``."""
+        if self.rows is not None:
+            return self.values(np.arange(start, stop))
+        found: list[Any] = []
+        for part, low, high in self._touched(start, stop):
+            try:
+                found += part.stretch(low, high)
+            except UnicodeDecodeError:
+                raise _bad_text(part) from None
+        return found
+
     def take(self, indices: Ints) -> Array:
         """Return the values at ``indices``, none of them negative, as a compact array."""
         found = self._by_part(indices, lambda part, rows: part.array.take(*part.locate(rows)))
@@ -153,10 +166,15 @@ class Column(Exchange, Sequence[Any]):
 
     def _windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows of a column that are not numbered, a view of each chunk."""
+        for part, low, high in self._touched(start, stop):
+            yield from part.windows(low, high)
+
+    def _touched(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
+        """Yield the parts that rows, not numbered ones, lie in, and where in them."""
         for part, first in zip(self.parts, self._starts.tolist(), strict=False):
             low, high = max(start - first, 0), min(stop - first, part.length)
             if low < high:
-                yield from part.windows(low, high)
+                yield part, low, high
 
     def _range(self, indices: object) -> tuple[int, int] | None:
         """Return first and last of rows that follow one another as they are stored, else None."""
