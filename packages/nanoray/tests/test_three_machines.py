@@ -97,6 +97,16 @@ def test_tasks_spread_when_asked_and_are_packed_else(ray, tmp_path, strategy, nu
     assert len(set(found)) == num_nodes
 
 
+def test_short_tasks_that_are_to_spread_do_so_one_by_one_and_at_once(ray, nodes):
+    short = node.options(scheduling_strategy="SPREAD", num_cpus=1)
+    for _ in range(100):  # known to be short by now
+        ray.get(short.remote(), timeout=WAIT_S)
+    in_turn = [ray.get(short.remote(), timeout=WAIT_S) for _ in range(6)]
+    assert Counter(in_turn) == dict.fromkeys(nodes, 2)
+    at_once = ray.get([short.remote() for _ in range(600)], timeout=WAIT_S)
+    assert min(Counter(at_once)[one] for one in nodes) > 100
+
+
 def test_actors_spread_too(ray, nodes):
     spread = Resident.options(scheduling_strategy="SPREAD")
     actors = [spread.remote() for _ in nodes]
@@ -241,6 +251,15 @@ def test_an_array_read_on_all_machines_without_a_copy_is_freed_on_all(ray, machi
     for name, process in machines.processes.items():
         # An arena holds one such array: were they kept, there would be four.
         assert len(arenas(process) - before[name]) <= 2, name
+
+
+def test_a_long_get_says_what_it_waits_for(ray, nodes, monkeypatch, caplog):
+    monkeypatch.setattr("nanorlhf.nanoray.driver_link._PATIENCE_S", 0.1)
+    nap = ray.remote(lambda: time.sleep(0.5)).options(name="nap", **on(nodes[1]))
+    assert ray.get(nap.remote(), timeout=WAIT_S) is None
+    assert "get has waited 0.1 s for 1 calls: nap() " in caplog.text
+    with pytest.raises(ray.GetTimeoutError):
+        ray.get(nap.remote(), timeout=0.2)
 
 
 def test_wait_brings_what_it_calls_ready_unless_told_not_to(ray, machines, nodes):

@@ -6,9 +6,11 @@ float64; numpy values keep their own width. ``datetime`` becomes timestamp[us] i
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
 from functools import reduce
 from itertools import chain
+from operator import countOf, itemgetter
 from typing import Any
 
 import numpy as np
@@ -58,8 +60,8 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
         return import_array(values)
     if hasattr(values, "__array__"):
         return _from_array(as_array(values), field)
-    rows = list(values)
-    every_kind = set(map(type, rows))
+    rows = values if type(values) is list else list(values)
+    every_kind = _kinds(rows)
     kinds = every_kind - {type(None)}
     if not kinds:
         return Nulls(len(rows))
@@ -78,9 +80,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Structs:
     Raises:
         SchemaError: As in ``build``, with the number of the row; or a row is not a mapping.
     """
-    for i, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
+    if not all(issubclass(kind, Mapping) for kind in set(map(type, rows))):
+        i, row = next((i, row) for i, row in enumerate(rows) if not isinstance(row, Mapping))
+        raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
     try:
         return _fields(rows, "")
     except SchemaError as error:
@@ -122,6 +124,12 @@ def first_bad(rows: Sequence[Any], attempt: Callable[[Sequence[Any]], object]) -
         else:
             good = middle
     return bad - 1
+
+
+def _kinds(rows: list[Any]) -> set[type]:
+    kind = type(rows[0]) if rows else type(None)
+    # Most columns are of one kind, and to count is a quarter faster than to fill a set.
+    return {kind} if countOf(map(type, rows), kind) == len(rows) else set(map(type, rows))
 
 
 def _short(value: object) -> str:
@@ -167,7 +175,7 @@ def _numbers(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     if dtype.numpy.kind == "f" and any(not issubclass(k, float | np.floating) for k in kinds):
         _refuse_inexact(full, field)
     try:
-        values = np.array(full, dtype.numpy)
+        values = np.fromiter(full, dtype.numpy, len(full))
     except OverflowError:
         dtype = Number("uint64")
         try:
@@ -272,12 +280,21 @@ def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _fields(rows: Sequence[Mapping[str, Any]], field: str) -> Structs:
     children: dict[str, Array] = {}
+    dicts = set(map(type, rows)) == {dict}  # what else maps keys may make up what it lacks
     for name in dict.fromkeys(chain.from_iterable(rows)):
         if not isinstance(name, str):
             raise SchemaError(field, f"the key {name!r} is not a str; give str keys")
         path = f"{field}.{name}" if field else name
-        children[name] = build([row.get(name) for row in rows], field=path)
+        children[name] = build(_of_each(rows, name, dicts=dicts), field=path)
     return struct(children, length=len(rows))
+
+
+def _of_each(rows: Sequence[Mapping[str, Any]], name: str, *, dicts: bool) -> list[Any]:
+    """Return a key's value in each row, None where it is missing."""
+    if dicts:
+        with suppress(KeyError):
+            return list(map(itemgetter(name), rows))
+    return [row.get(name) for row in rows]
 
 
 _FAMILIES: dict[str, tuple[type, ...]] = {
