@@ -88,23 +88,20 @@ SAMPLING = {
 
 
 def sampling_cases():
-    import importlib
-
+    from nanorlhf.nanokernels import sampling_kernels
     from nanorlhf.nanokernels.compile import Case, signature
     from nanorlhf.nanokernels.configs import table
 
-    # The package's function of another name would hide the module.
-    sampling = importlib.import_module("nanorlhf.nanokernels.sampling")
     for key, config in table("sampling").items():
         element, shift = {"2": ("bf16", 16), "4": ("fp32", 0)}[key]
         for limits in itertools.product((False, True), repeat=3):
             has = dict(zip(("HAS_K", "HAS_P", "HAS_MIN"), limits, strict=True))
             name = f"{element}-{''.join('ny'[x] for x in limits)}"
-            kernel = sampling._scan_kernel
+            kernel = sampling_kernels._scan_kernel
             types = signature(kernel, element, **SAMPLING)
             constants = has | {"BLOCK": config["chunk"]}
             yield Case(f"scan-{name}", kernel, types, constants, config["scan_warps"])
-            kernel = sampling._draw_kernel
+            kernel = sampling_kernels._draw_kernel
             types = signature(kernel, element, **SAMPLING)
             constants = has | {"BLOCK": config["block"], "FEW": config["few"]}
             constants |= {"SHIFT": shift, "CHUNKS": 64}

@@ -6,7 +6,7 @@ import torch
 from nanorlhf.nanokernels import Sampled, sample
 from nanorlhf.nanokernels.dispatch import jit, launch, tl
 from nanorlhf.nanokernels.gumbel import gumbel_noise, noise, random_bits, row_keys
-from nanorlhf.nanokernels.sampling import _launch
+from nanorlhf.nanokernels.sampling_kernels import launch_sampling
 from nanorlhf.nanokernels.testing import check_operator
 
 
@@ -156,7 +156,7 @@ WIDE = SMALL | {"few": 1024}
 def kernel_draws(logits, arguments, config=SMALL):
     """What the kernels make of a call of :func:`sample`."""
     names = ("temperature_B", "top_k_B", "top_p_B", "min_p_B", "seeds_B", "steps_B")
-    return Sampled(*_launch(logits, *(arguments[name] for name in names), config))
+    return Sampled(*launch_sampling(logits, *(arguments[name] for name in names), config))
 
 
 def rows_of_every_kind(dtype, device):

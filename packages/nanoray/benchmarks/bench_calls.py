@@ -21,7 +21,7 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 from importlib.metadata import version
-from multiprocessing import Pipe, get_context, shared_memory
+from multiprocessing import Pipe, get_context, resource_tracker, shared_memory
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -144,12 +144,22 @@ def nothing(_=None):
 class Floor:
     """The least that could be done, by the standard library."""
 
+    def __init__(self):
+        self.kept = {}
+        # Before the first fork, so that all processes share it: one of their own would take what
+        # they attach to for leaked.
+        resource_tracker.ensure_running()
+
     def start(self):
         self.pool = ProcessPoolExecutor(2, mp_context=get_context("fork"))
         self.pool.submit(nothing).result()
 
     def stop(self):
         self.pool.shutdown()
+        while self.kept:
+            _, block = self.kept.popitem()
+            block.close()
+            block.unlink()
 
     def cases(self):
         import numpy as np
@@ -158,7 +168,7 @@ class Floor:
         process = get_context("fork").Process(target=echo, args=(theirs,), daemon=True)
         process.start()
         arrays = {size: np.ones(size * MB // 8) for size in (1, 100)}
-        kept = {size: stored(array) for size, array in arrays.items()}
+        self.kept = kept = {size: stored(array) for size, array in arrays.items()}
 
         def call(message=None):
             ours.send(message)

@@ -27,7 +27,7 @@ DAEMON = """
 import logging, sys
 from pathlib import Path
 from nanorlhf.nanoray.agent import run_agent
-from nanorlhf.nanoray.address import Address
+from nanorlhf.nanoray.address import parse_address
 from nanorlhf.nanoray.head import run_head
 from nanorlhf.nanoray.station import MachineConfig
 from nanorlhf.nanoray.tls import TlsFiles
@@ -45,7 +45,7 @@ ready = lambda daemon: print("ready", daemon.address.port, flush=True)
 if port == "head":
     run_head(config, on_ready=ready)
 else:
-    run_agent(Address("127.0.0.1", int(port)), config, on_ready=ready)
+    run_agent(parse_address(port), config, on_ready=ready)
 """
 
 
@@ -55,19 +55,23 @@ class Cluster:
     def __init__(self, root):
         self.root = root
         self.processes = {}
-        self.port = None
+        self.host = self.port = None
 
-    def command(self, name, host, *, cpus=1, resource="", limit=30, store=0, tls=(), port=None):
-        where = port or self.port or "head"
+    def command(
+        self, name, host, *, cpus=1, resource="", limit=30, store=0, tls=(), port=None, within=()
+    ):
+        port = port or self.port
+        where = f"{self.host}:{port}" if port else "head"
         words = [self.root, name, host, where, cpus, resource, limit, store, *tls]
-        return [sys.executable, "-c", DAEMON, *map(str, words)]
+        return [*within, sys.executable, "-c", DAEMON, *map(str, words)]
 
     def start(self, name, host, **settings):
         """Start a machine and wait until it has joined.
 
         ``settings`` are cpus, resource, limit (seconds of silence), store (bytes; 0 for the
-        default), tls, and port, where the head's is another.
+        default), tls, port, where the head's is another, and within, a command that runs commands.
         """
+        self.host = self.host or host
         words = self.command(name, host, **settings)
         process = subprocess.Popen(words, stdout=subprocess.PIPE, text=True)
         self.processes[name] = process

@@ -1,6 +1,7 @@
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import time
@@ -100,6 +101,28 @@ def test_a_cluster_is_started_looked_at_and_stopped(machine, until):
     assert machine.run("stop")[1] == "no daemon of yours runs on this machine\n"
 
 
+def test_what_start_says_to_do_finds_a_daemon_with_files_elsewhere(no_engine, tmp_path):
+    machine = Machine(tmp_path / "two words")
+    machine.folder.mkdir()
+    token = machine.folder / "token"
+    try:
+        status, out, error = machine.run("start", "--head", "--port=0", f"--token-path={token}")
+        assert status == 0, error
+        said = dict(re.findall(r"^  (\w[\w ]+): +(.+)$", out, re.MULTILINE))
+        call = re.fullmatch(r"nanoray\.init\((.+)\)", said["programs here"])
+        nanoray.init(json.loads(call[1]))
+        assert nanoray.get(nanoray.remote(lambda: 7).remote(), timeout=WAIT_S) == 7
+        nanoray.shutdown()
+        _, *words = shlex.split(said["end"])
+        command = [sys.executable, "-m", "nanorlhf.nanoray", *words]
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+        assert done.stdout.startswith("stopped head ")
+        with pytest.raises(nanoray.NanoRayError, match="no daemon of this user has its files in"):
+            nanoray.init(json.loads(call[1]))
+    finally:
+        machine.run("stop")
+
+
 def seen(megabytes):
     """Return the machine, the GPUs seen, and what is said of a value that is too large."""
     try:
@@ -146,7 +169,7 @@ def test_settings_of_the_cluster_and_of_each_machine_hold(machine, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["status"], "nanoray status: address='auto' finds no daemon"),
+        (["status"], "nanoray status: no daemon of this user has its files in "),
         (["start", "--address=nowhere"], "nanoray start: "),
         (["start", "--head", "--host=0.0.0.0", "--port=0", "--num-cpus=-1"], "nanoray start: "),
         (["start", "--head", "--port=0", "--tls-key=k"], "nanoray start: TLS needs all of"),

@@ -101,6 +101,17 @@ def test_an_object_of_an_agent_is_read_by_the_driver_and_by_the_head(two):
     assert int(two.get(ref, timeout=WAIT_S).sum()) == expected
 
 
+def test_a_wait_for_what_is_lost_on_its_way_ends(two, cluster):
+    ref = on(two, "b")(lambda: np.ones(1 << 20)).remote()
+    assert two.wait([ref], timeout=WAIT_S, fetch_local=False)[0] == [ref]
+    cluster.processes["b"].send_signal(signal.SIGSTOP)
+    assert two.wait([ref], timeout=0.1) == ([], [ref])
+    cluster.processes["b"].kill()
+    assert two.wait([ref]) == ([ref], [])
+    with pytest.raises(two.ObjectLostError):
+        two.get(ref, timeout=WAIT_S)
+
+
 def test_an_actor_elsewhere_gets_its_calls_in_order_though_some_arguments_must_travel(two):
     @on(two, "b")
     class Log:
@@ -176,7 +187,7 @@ def test_prints_of_another_machine_reach_the_driver(two, capfd, until):
 
 def test_a_killed_machine_is_a_death_of_all_that_was_there(two, cluster, tmp_path):
     lost = on(two, "b")(lambda: np.zeros(1 << 20)).remote()
-    two.wait([lost], timeout=WAIT_S)
+    two.wait([lost], timeout=WAIT_S, fetch_local=False)
     copied = on(two, "b")(lambda: np.ones(1 << 20)).remote()
     assert two.get(copied, timeout=WAIT_S)[0] == 1
 

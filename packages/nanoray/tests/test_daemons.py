@@ -69,7 +69,7 @@ def test_a_daemon_is_found_by_its_cluster_until_it_leaves(root):
 
 
 def test_no_daemon_is_an_error_that_says_how_to_start_one(root):
-    with pytest.raises(NanoRayError, match="nanoray start --head"):
+    with pytest.raises(NanoRayError, match=f"has its files in {root}; run: nanoray --root"):
         find_daemon(None, root=root)
     registration = Registration("head", head=HEAD, address=HEAD, root=root)
     with pytest.raises(

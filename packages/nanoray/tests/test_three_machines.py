@@ -1,6 +1,7 @@
 """Where calls, groups and copies go on three machines that all tests here share."""
 
 import os
+import signal
 import socket
 import time
 from collections import Counter
@@ -94,6 +95,16 @@ def test_tasks_spread_when_asked_and_are_packed_else(ray, tmp_path, strategy, nu
     task = meet.options(scheduling_strategy=strategy)
     found = ray.get([task.remote(str(tmp_path), 3) for _ in range(3)], timeout=WAIT_S)
     assert len(set(found)) == num_nodes
+
+
+def test_short_tasks_that_are_to_spread_do_so_one_by_one_and_at_once(ray, nodes):
+    short = node.options(scheduling_strategy="SPREAD", num_cpus=1)
+    for _ in range(100):  # known to be short by now
+        ray.get(short.remote(), timeout=WAIT_S)
+    in_turn = [ray.get(short.remote(), timeout=WAIT_S) for _ in range(6)]
+    assert Counter(in_turn) == dict.fromkeys(nodes, 2)
+    at_once = ray.get([short.remote() for _ in range(600)], timeout=WAIT_S)
+    assert min(Counter(at_once)[one] for one in nodes) > 100
 
 
 def test_actors_spread_too(ray, nodes):
@@ -242,10 +253,35 @@ def test_an_array_read_on_all_machines_without_a_copy_is_freed_on_all(ray, machi
         assert len(arenas(process) - before[name]) <= 2, name
 
 
+def test_a_long_get_says_what_it_waits_for(ray, nodes, monkeypatch, caplog):
+    monkeypatch.setattr("nanorlhf.nanoray.driver_link._PATIENCE_S", 0.1)
+    nap = ray.remote(lambda: time.sleep(0.5)).options(name="nap", **on(nodes[1]))
+    assert ray.get(nap.remote(), timeout=WAIT_S) is None
+    assert "get has waited 0.1 s for 1 calls: nap() " in caplog.text
+    with pytest.raises(ray.GetTimeoutError):
+        ray.get(nap.remote(), timeout=0.2)
+
+
+def test_wait_brings_what_it_calls_ready_unless_told_not_to(ray, machines, nodes):
+    maker, daemon = Maker.options(**on(nodes[1])).remote(), machines.processes["b"]
+    brought, left = maker.make.remote(1), maker.make.remote(2)
+    assert ray.wait([brought], timeout=WAIT_S)[0] == [brought]
+    assert ray.wait([left], timeout=WAIT_S, fetch_local=False)[0] == [left]
+    daemon.send_signal(signal.SIGSTOP)  # nothing more comes from there
+    try:
+        assert int(ray.get(brought, timeout=WAIT_S)[0]) == 1
+        assert ray.wait([brought, left], num_returns=2, timeout=0.1) == ([brought], [left])
+        assert ray.wait([left], timeout=0, fetch_local=False)[0] == [left]
+    finally:
+        daemon.send_signal(signal.SIGCONT)
+    assert ray.wait([left], timeout=WAIT_S)[0] == [left]
+    assert int(ray.get(left, timeout=WAIT_S)[0]) == 2
+
+
 def test_what_a_full_store_moved_to_disk_is_read_on_other_machines(ray, nodes):
     maker = Maker.options(**on(nodes[2])).remote()
     refs = [maker.make.remote(number) for number in range(4)]
-    ray.wait(refs, num_returns=len(refs), timeout=WAIT_S)
+    ray.wait(refs, num_returns=len(refs), timeout=WAIT_S, fetch_local=False)
     locations = [row["location"] for row in ray.list_objects() if (row["size_bytes"] or 0) > MB]
     assert Counter(locations) == {"spilled": 3, "memory": 1}
     looks = [look.options(**on(nodes[1])).remote(ref) for ref in refs]

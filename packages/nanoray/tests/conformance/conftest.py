@@ -33,6 +33,8 @@ SLOW_ON_RAY = {
     "test_actors_take_no_cpu_unless_they_ask",
     "test_an_actor_ends_with_its_last_handle",
     "test_an_actor_restarts_as_often_as_it_may",
+    "test_calls_sent_to_an_actor_that_dies_are_run_again_when_they_may",
+    "test_calls_sent_to_an_actor_that_dies_raise_and_later_ones_reach_the_next",
     "test_environment_variables_are_set_in_the_task",
     "test_items_come_before_the_generator_has_ended",
     "test_tasks_may_wait_for_tasks_beyond_the_number_of_cpus",

@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import threading
+import time
 
 import pytest
 
@@ -31,6 +32,11 @@ class Counter:
 
     def die(self):
         os.kill(os.getpid(), signal.SIGKILL)
+
+    def die_when(self, path):
+        while not os.path.exists(path):
+            time.sleep(0.01)
+        self.die()
 
     @nanoray.method(num_returns=2)
     def both(self):
@@ -131,6 +137,36 @@ def test_an_actor_restarts_as_often_as_it_may(engine, until):
         assert until(lambda pid=pid: not os.path.exists(f"/proc/{pid}"))
     with pytest.raises(nanoray.ActorDiedError):
         engine.get(counter.add.remote(), timeout=WAIT_S)
+
+
+def test_calls_sent_to_an_actor_that_dies_raise_and_later_ones_reach_the_next(
+    engine, until, tmp_path
+):
+    counter = Counter.options(max_restarts=1).remote(5)
+    sent = [counter.die_when.remote(str(tmp_path / "go"))]
+    sent += [counter.add.remote() for _ in range(3)]
+    (tmp_path / "go").touch()
+    for ref in sent:
+        with pytest.raises(nanoray.ActorDiedError):
+            engine.get(ref, timeout=WAIT_S)
+
+    def is_new():
+        try:
+            return engine.get(counter.add.remote(), timeout=WAIT_S) == 6
+        except nanoray.ActorDiedError:  # on Ray for a moment
+            return False
+
+    assert until(is_new)
+
+
+def test_calls_sent_to_an_actor_that_dies_are_run_again_when_they_may(engine, tmp_path):
+    counter = Counter.options(max_restarts=1, max_task_retries=1).remote(5)
+    lost = counter.die_when.options(max_task_retries=0).remote(str(tmp_path / "go"))
+    sent = [counter.add.remote(n) for n in range(1, 4)]
+    (tmp_path / "go").touch()
+    with pytest.raises(nanoray.ActorDiedError):
+        engine.get(lost, timeout=WAIT_S)
+    assert max(engine.get(sent, timeout=WAIT_S)) == 11  # in the order of the calls on ours alone
 
 
 def test_an_actor_ends_with_its_last_handle(engine, until):

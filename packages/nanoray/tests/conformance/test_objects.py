@@ -133,6 +133,27 @@ def test_wait_checks_what_it_is_given(engine):
         engine.wait([ref], num_returns=2)
     with pytest.raises(TypeError, match="no ObjectRef"):
         engine.wait([1])
+    with pytest.raises(TypeError, match=r"no list of them; pass list\(refs\)"):
+        engine.wait({ref})
+
+
+def test_wait_counts_what_is_ready_anywhere_when_told_not_to_fetch(engine):
+    refs = [engine.put(number) for number in range(2)]
+    assert engine.wait(refs, num_returns=2, timeout=WAIT_S, fetch_local=False) == (refs, [])
+
+
+def test_a_stream_is_not_waited_for_but_its_items_and_its_end_are(engine):
+    @engine.remote
+    def letters():
+        yield from "ab"
+
+    stream = letters.options(num_returns="streaming").remote()
+    for ask in (engine.wait, engine.get):
+        for refs in (stream, [stream]):
+            with pytest.raises(TypeError, match=r"take its items with next\(\), or pass its comp"):
+                ask(refs)
+    items = [*stream]
+    assert engine.wait([*items, stream.completed()], num_returns=3, timeout=WAIT_S)[1] == []
 
 
 def test_get_gives_up_after_its_timeout_and_can_be_asked_again(engine):

@@ -16,7 +16,8 @@ from .qk_norm_rope import QK, qk_norm_rope
 from .qk_norm_rope_store import qk_norm_rope_store
 from .rms_norm import rms_norm
 from .rope import rope, rope_table
-from .sampling import Sampled, sample
+from .sampling import sample
+from .sampling_by_sort import Sampled
 from .swiglu import silu_mul, swiglu
 
 __all__ = [

@@ -43,6 +43,10 @@ Impl = Literal["auto", "triton", "reference"]
 
 KERNEL_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
+# Read once, as Triton does when a kernel is decorated. torch.compile traces a constant; to mark the
+# function that reads it as constant would import torch._dynamo, which takes as long as torch.
+_INTERPRETING = triton is not None and bool(triton.knobs.runtime.interpret)
+
 
 class Kernel(Protocol):
     """A compiled-on-first-launch kernel: ``kernel[grid](*arguments, **constants)``.
@@ -75,10 +79,9 @@ def jit_varying(*names: str) -> Callable[[Callable[..., object]], Kernel]:
     return decorate
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def is_interpreting() -> bool:
     """Return whether kernels are interpreted (``TRITON_INTERPRET=1``), on CPU tensors."""
-    return triton is not None and bool(triton.knobs.runtime.interpret)
+    return _INTERPRETING
 
 
 def use_triton(impl: Impl, x: Tensor) -> bool:

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 
 from .refs import UserValue
 from .spill import write_spill
-from .store import Reader
 from .value import Value
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 

@@ -1,6 +1,6 @@
 """Answers on their way: values leave only once they are on the machine of who asked. No I/O."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .arenas import Arenas
@@ -60,6 +60,14 @@ class Answers:
     def drop_process(self, process: int) -> None:
         """Forget what a dead process asked."""
         self._coming = {asker for asker in self._coming if asker[0] != process}
+
+    def is_away(self, process: int, object_id: int) -> bool:
+        """Return whether a ready object is not on the machine of a process."""
+        return self._transfers.are_away(self._machines.of(process), [object_id])
+
+    def bring(self, process: int, object_id: int, then: Callable[[], None]) -> None:
+        """Bring a ready object to the machine of a process; ``then`` is called if it fails, too."""
+        self._transfers.localize(self._machines.of(process), [object_id], lambda _: then())
 
     def _bring(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
         """Answer with values, as soon as they are on the asker's machine."""

@@ -41,7 +41,8 @@ def init(
     Args:
         address: None starts an engine. "auto" or "nano://host:port" (of the head) joins a running
             cluster through its daemon on this machine, which ``nanoray start`` starts; the
-            cluster goes on when this process leaves. With Ray: "auto" or an address of Ray's.
+            cluster goes on when this process leaves. A directory, "/run/me", is the ``--root`` of
+            a daemon that was started with one. With Ray: "auto" or an address of Ray's.
         engine: "local" is ours; "ray" runs the same program on Ray, of which `start_ray` tells.
         num_cpus: CPUs to hand out; None is all this process may use.
         num_gpus: GPUs to hand out; None is all in CUDA_VISIBLE_DEVICES, or of the machine.
@@ -221,7 +222,11 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
 
 
 def wait(
-    refs: Sequence[ObjectRef], *, num_returns: int = 1, timeout: float | None = None
+    refs: Sequence[ObjectRef],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
 ) -> tuple[list[ObjectRef], list[ObjectRef]]:
     """Return ``(ready, pending)`` as soon as ``num_returns`` refs are ready, or time is up.
 
@@ -232,8 +237,11 @@ def wait(
         refs: All different.
         num_returns: How many to wait for.
         timeout: Seconds to wait; None is for ever, 0 looks and returns.
+        fetch_local: Ready is what a ``get`` would return at once: values on other machines are
+            brought to this one first. False counts them as ready where they are.
 
     Raises:
+        TypeError: ``refs`` is no list of refs.
         ValueError: ``refs`` has duplicates, or ``num_returns`` is not in 1..len(refs).
     """
     ids = _ids(refs)
@@ -241,7 +249,8 @@ def wait(
         raise ValueError(f"wait got {len(ids)} refs with {len(set(ids))} different; drop the rest")
     if not 1 <= num_returns <= len(ids):
         raise ValueError(f"num_returns={num_returns} is not in 1..{len(ids)}, the number of refs")
-    done = current().wait(ids, num_returns=num_returns, timeout=_checked(timeout))
+    limit = _checked(timeout)
+    done = current().wait(ids, num_returns=num_returns, timeout=limit, fetch_local=fetch_local)
     ready = [ref for ref in refs if ref.id in done][:num_returns]
     chosen = set(ready)
     return ready, [ref for ref in refs if ref not in chosen]
@@ -371,16 +380,27 @@ def get_runtime_context() -> Context:
 
 def _ids(refs: Sequence[ObjectRef]) -> list[int]:
     holds = current().holds
+    if isinstance(refs, ObjectRefGenerator):
+        raise TypeError(_of_stream(refs))
     if not isinstance(refs, Sequence):
-        raise TypeError(f"{refs!r} is no ObjectRef and no list of them")
+        raise TypeError(f"{refs!r} is no ObjectRef and no list of them; pass list(refs)")
     ids = []
     for ref in refs:
+        if isinstance(ref, ObjectRefGenerator):
+            raise TypeError(_of_stream(ref))
         if not isinstance(ref, ObjectRef):
             raise TypeError(f"{ref!r} is no ObjectRef; pass what .remote() or put() returned")
         if not ref.belongs_to(holds):
             raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
         ids.append(ref.id)
     return ids
+
+
+def _of_stream(stream: ObjectRefGenerator) -> str:
+    return (
+        f"{stream!r} is a stream of refs and no ObjectRef; take its items with next(), or pass its "
+        f"completed(), a ref that is ready when it has ended"
+    )
 
 
 def _checked(timeout: float | None) -> float | None:

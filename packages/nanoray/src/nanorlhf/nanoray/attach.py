@@ -20,7 +20,7 @@ from .environment import Environment, environment
 from .errors import AuthenticationError, NanoRayError
 from .handshake import DIALECT, wrong_dialect
 from .refs import HoldLog
-from .store import Reader
+from .views import Reader
 from .wire import Message
 
 _PATIENCE_S = 30.0
@@ -37,7 +37,7 @@ def attach(
 
     Args:
         address: "auto", or "nano://host:port" of the head; a daemon of that cluster must run on
-            this machine, as this user.
+            this machine, as this user. Or the directory where the daemon keeps its files.
         root: Where the daemons keep their files.
         runtime_env: What calls of this driver find around them.
         log_to_driver: Whether to show what workers print.
@@ -48,6 +48,8 @@ def attach(
     """
     inherited = environment(runtime_env)
     inherited.check_folders()
+    if address.startswith("/"):
+        root, address = Path(address), "auto"
     head = None if address == "auto" else parse_address(address)
     daemon = find_daemon(head, root=root)
     connection = Connection(_connect(daemon))

@@ -83,8 +83,13 @@ class Backend(Protocol):
         """Return the values in order, or raise what the first failed one raises."""
         ...
 
-    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
-        """Return the ids that are ready, as soon as there are ``num_returns``."""
+    def wait(
+        self, ids: Sequence[int], *, num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> set[int]:
+        """Return the ids that are ready, as soon as there are ``num_returns``.
+
+        With ``fetch_local`` those on the caller's machine, to which the others are brought.
+        """
         ...
 
     def submit(

@@ -8,6 +8,7 @@ import argparse
 import json
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -165,9 +166,14 @@ def _welcome(daemon: Daemon, options: argparse.Namespace) -> str:
     if daemon.role == "agent":
         return f"joined the cluster of {daemon.head}\n"
     token = options.token_path or "~/.nanoray/token"
+    stop = ["nanoray", "stop"]
+    place = f"nano://{daemon.address}"
+    if options.root:
+        place = str(options.root.absolute())
+        stop[1:1] = ["--root", place]
     return (
         f"the head listens on {daemon.address}\n"
         f"  other machines:  nanoray start --address={daemon.address}   (with a copy of {token})\n"
-        f'  programs here:   nanoray.init("nano://{daemon.address}")\n'
-        f"  end:             nanoray stop\n"
+        f"  programs here:   nanoray.init({json.dumps(place)})\n"
+        f"  end:             {shlex.join(stop)}\n"
     )

@@ -27,9 +27,10 @@ from .remote import has_coroutines, public_methods
 from .resources import Demand, bundle_demand, readable, shortage
 from .scheduler import Request
 from .session import call_id
-from .store import Reader, Writer
+from .store import Writer
 from .strategies import NodeAffinitySchedulingStrategy
 from .value import Pickled, Value, pickled, pickled_code
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 
@@ -143,11 +144,13 @@ class Client:
         """Return a future of the id of a stream's item."""
         return self.futures.ask("next", stream_id, index, held=stream_id, load=self._load_plain)
 
-    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
+    def wait(
+        self, ids: Sequence[int], *, num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> set[int]:
         """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
-        answer = self._link.ask("wait", list(ids), num_returns, timeout_s=timeout)
+        answer = self._link.ask("wait", list(ids), num_returns, fetch_local, timeout_s=timeout)
         if answer is None:
-            answer = self._link.ask("wait", list(ids), 0)
+            answer = self._link.ask("wait", list(ids), 0, fetch_local)
             assert answer is not None, "a question without a timeout is answered"
         kind, payload = answer
         if kind == "error":

@@ -17,6 +17,7 @@ import fcntl
 import json
 import os
 import select
+import shlex
 import shutil
 import signal
 import socket
@@ -161,9 +162,12 @@ def find_daemon(head: Address | None, *, root: Path | None = None) -> Daemon:
     if fitting:
         return fitting[0]
     if head is None:
+        finds, command = "address='auto' finds no daemon of this user on this machine", "nanoray"
+        if root is not None:
+            finds = f"no daemon of this user has its files in {root}"
+            command = f"nanoray --root {shlex.quote(str(root))}"
         raise NanoRayError(
-            "address='auto' finds no daemon of this user on this machine; run: nanoray start "
-            "--head, or: nanoray start --address=HOST:PORT"
+            f"{finds}; run: {command} start --head, or: {command} start --address=HOST:PORT"
         )
     others = ", ".join(sorted({str(daemon.head) for daemon in living})) or "none"
     raise NanoRayError(

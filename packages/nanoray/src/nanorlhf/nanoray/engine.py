@@ -33,9 +33,9 @@ from .node import Node
 from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
-from .store import Reader
 from .value import Block
-from .waits import Answer
+from .views import Reader
+from .waits import Answer, describe_wait
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -360,8 +360,7 @@ class Engine:
     def _log_wait(self, ids: list[int]) -> None:
         with self._lock:
             reasons = self.node.supervisor.describe_pending(set(ids))
-        shown = "; ".join(reasons[:5]) + (" ..." if len(reasons) > 5 else "")
-        log.warning("get has waited %g s for %d calls: %s", _PATIENCE_S, len(reasons), shown)
+        log.warning("get has waited %g s for %s", _PATIENCE_S, describe_wait(reasons))
 
     def _take_holds(self) -> None:
         changes = self._holds.take()

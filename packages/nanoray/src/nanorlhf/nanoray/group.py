@@ -40,7 +40,7 @@ class PlacementGroup:
         """Block until the group is reserved; return False when ``timeout`` seconds pass first."""
         from .session import current  # a cycle otherwise: sessions make groups
 
-        return bool(current().wait([self.id], num_returns=1, timeout=timeout))
+        return bool(current().wait([self.id], num_returns=1, timeout=timeout, fetch_local=False))
 
     def __hash__(self) -> int:
         return hash(self.id)

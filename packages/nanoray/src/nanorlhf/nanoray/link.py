@@ -21,7 +21,7 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
-from .store import Reader
+from .views import Reader
 from .waits import Answer
 from .wire import Message
 

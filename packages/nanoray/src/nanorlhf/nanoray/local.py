@@ -11,7 +11,7 @@ from .messages import DRIVER
 from .policies import Policy, check_policy
 from .refs import HoldLog
 from .resources import SLOT, UNIT, Pool, demand, inherited_gpus
-from .store import Reader
+from .views import Reader
 
 _MIN_TASK_PROCESSES = 32
 

@@ -16,9 +16,10 @@ To the engine::
     item    stream_id, i, id, value, held   what a generator made
     next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
-    wait    req, ids, n         -> ("ready", [id])
+    wait    req, ids, n, local  -> ("ready", [id])  n of them; local: brought to the asker
     cancel  req                             the asker gave up waiting
     revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    pending req, ids            -> ("plain", [what each call that owes one does])
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart

@@ -122,6 +122,8 @@ class Node:
             self._answer,
             on_block=self.supervisor.block,
             on_unblock=self.supervisor.unblock,
+            is_away=self._answers.is_away,
+            bring=self._answers.bring,
         )
         self.rooms = {0: self._open_room(0)}
         self.streams = Streams(
@@ -160,6 +162,7 @@ class Node:
             "machines": self._on_machines,
             "named": self._on_named,
             "next": self._on_next,
+            "pending": self._on_pending,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
@@ -327,8 +330,11 @@ class Node:
     def _on_get(self, process: int, req: int, ids: Sequence[int]) -> None:
         self._waits.ask((process, req), ids)
 
-    def _on_wait(self, process: int, req: int, ids: Sequence[int], num_ready: int) -> None:
-        self._waits.ask((process, req), ids, num_ready=num_ready)
+    def _on_wait(
+        self, process: int, req: int, ids: Sequence[int], num_ready: int, fetch_local: bool
+    ) -> None:
+        is_local = fetch_local and not self.machines.is_one
+        self._waits.ask((process, req), ids, num_ready=num_ready, is_local=is_local)
 
     def _on_cancel(self, process: int, req: int) -> None:
         self._waits.cancel((process, req))
@@ -479,6 +485,10 @@ class Node:
 
     def _on_state(self, process: int, req: int, kind: str) -> None:
         self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_pending(self, process: int, req: int, ids: Sequence[int]) -> None:
+        reasons = self.supervisor.describe_pending(set(ids))
+        self._answer((process, req), ("plain", reasons))
 
     def _on_timeline(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self._timeline.last()))

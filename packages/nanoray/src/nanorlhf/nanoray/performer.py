@@ -21,8 +21,8 @@ from .messages import RawValue, Run, Slot
 from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
-from .store import Reader
 from .value import Value, error_value, pickled
+from .views import Reader
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
 

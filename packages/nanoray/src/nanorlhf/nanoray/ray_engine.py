@@ -73,11 +73,15 @@ class RayEngine:
             None if is_group(number) else value for number, value in zip(ids, values, strict=True)
         ]
 
-    def wait(self, ids: Sequence[int], *, num_returns: int, timeout: float | None) -> set[int]:
+    def wait(
+        self, ids: Sequence[int], *, num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> set[int]:
         """Return the ids that are ready, as soon as there are ``num_returns`` or time is up."""
         names = {self._native(number): number for number in ids}
         with translated():
-            ready, _ = self._ray.wait(list(names), num_returns=num_returns, timeout=timeout)
+            ready, _ = self._ray.wait(
+                list(names), num_returns=num_returns, timeout=timeout, fetch_local=fetch_local
+            )
         return {names[native] for native in ready}
 
     def submit(

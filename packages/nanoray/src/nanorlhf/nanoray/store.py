@@ -1,45 +1,35 @@
-"""The shared-memory store: each process writes its own arenas, everyone may read all of them.
+"""The shared-memory store as it is written: each process writes its own arenas.
 
 An arena is a memfd: no name and no quota, gone with the last process that maps it, so nothing is
 left behind by a SIGKILL. Its writer maps it shared and then seals it, so that the kernel refuses
-anyone else a writable shared mapping. Readers map it privately: their pages are the shared ones
-until they write, and then a copy that only they see.
+anyone else a writable shared mapping. Readers (``views.py``) map it privately.
 
 First touch of a page costs ten times the copy into it, so freed blocks are reused, and a few
 empty arenas are kept warm. What a process may write at all is granted by the engine (``room.py``).
 """
 
-import fcntl
-import mmap
 import os
-import pickle
 import threading
-import weakref
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
-from .blocks import PAGE, Blocks, block_bytes, round_up
-from .refs import HoldLog, UserValue
-from .spill import check_spill
+from .blocks import Blocks, block_bytes, round_up
+from .bulk import copier
+from .mapping import new_arena
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
 from .wire import Message
 
 _ARENA_BYTES = 64 << 20
 _KEEP_BYTES = 256 << 20  # or as much as the largest value: who publishes weights does so again
 _ALIGN = 64
-_F_SEAL_FUTURE_WRITE = 0x10  # linux/fcntl.h; the fcntl module has it from 3.13 on
-_MAP_NORESERVE = 0x4000  # linux/mman.h; private copies are the exception, do not budget for all
 
 
 class _Arena:
     def __init__(self, size: int) -> None:
-        self.fd = os.memfd_create("nanoray", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        self.bytes = np.frombuffer(mmap.mmap(self.fd, size), np.uint8)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | _F_SEAL_FUTURE_WRITE
-        fcntl.fcntl(self.fd, fcntl.F_ADD_SEALS, seals)
+        self.fd, mapped = new_arena(size)
+        self.bytes = np.frombuffer(mapped, np.uint8)
         self.size = size
         self.blocks = Blocks(size)
 
@@ -94,13 +84,13 @@ class Writer:
             parts.append((size, length))
             size += round_up(length, to=_ALIGN)
         block = self._take(size)
-        target = self._arenas[block.arena].bytes[block.offset :]
+        target, copy = self._arenas[block.arena].bytes[block.offset :], copier(size)
         start = 0
         for chunk in pickled.chunks:
-            target[start : start + len(chunk)] = np.frombuffer(chunk, np.uint8)
+            copy(target[start : start + len(chunk)], np.frombuffer(chunk, np.uint8))
             start += len(chunk)
         for source, (start, length) in zip(pickled.buffers, parts[1:], strict=True):
-            target[start : start + length] = np.frombuffer(source, np.uint8)
+            copy(target[start : start + length], np.frombuffer(source, np.uint8))
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
     def take(self, message: Message) -> None:
@@ -205,114 +195,3 @@ class Writer:
         spare = max(0, self._granted - self._used - keep)
         self._granted -= spare
         return spare
-
-
-class Reader:
-    """Rebuilds values without copying their buffers. Thread-safe.
-
-    Arrays come back read-only. The block of a value is held until the last view of it in this
-    process dies. One process sees one copy of an object, however often it reads it.
-    """
-
-    def __init__(self, holds: HoldLog) -> None:
-        self._holds = holds
-        self._maps: dict[int, mmap.mmap] = {}
-        self._files: dict[int, int] = {}
-        """Arenas on disk: what comes from there is checked before it is used."""
-        self._roots: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]]
-        self._roots = weakref.WeakValueDictionary()
-        self._lock = threading.RLock()  # re-entered by a finalizer that runs inside root()
-
-    def adopt(self, arena_id: int, size: int, fd: int) -> None:
-        """Map an arena; the caller keeps ``fd``."""
-        flags, prot = mmap.MAP_PRIVATE | _MAP_NORESERVE, mmap.PROT_READ | mmap.PROT_WRITE
-        self._maps[arena_id] = mmap.mmap(fd, size, flags=flags, prot=prot)
-        if not _is_sealed(fd):
-            self._files[arena_id] = os.dup(fd)
-
-    def forget(self, arena_id: int) -> None:
-        """Let go of an arena; it is unmapped when the last view of it dies."""
-        self._maps.pop(arena_id, None)
-        fd = self._files.pop(arena_id, None)
-        if fd is not None:
-            os.close(fd)
-
-    def close(self) -> None:
-        """Let go of every arena; the engine is over."""
-        for arena_id in list(self._maps):
-            self.forget(arena_id)
-
-    def load(self, object_id: int, value: Value) -> UserValue:
-        """Return the object that ``value`` describes.
-
-        Raises:
-            ObjectLostError: It was moved to disk and did not come back as it was.
-        """
-        if value.block is None:
-            assert value.stream is not None, "an inline value carries its stream"
-            parts = zip(value.parts, value.is_cow, strict=True)
-            buffers = [bytearray(part) if is_cow else part for part, is_cow in parts]
-            return pickle.loads(value.stream, buffers=buffers)
-        self._check(object_id, value)
-        root = self._root(object_id, Block(*value.block), any(value.is_cow))
-        whole = memoryview(root.data)
-        stream, *views = (whole[start : start + length] for start, length in value.parts)
-        pairs = zip(views, value.is_cow, strict=True)
-        buffers = [view if is_cow else view.toreadonly() for view, is_cow in pairs]
-        return pickle.loads(stream, buffers=buffers)
-
-    def end_loan(self, answer: tuple[Any, ...]) -> None:
-        """Note that the values of an answer have been loaded, or never will be.
-
-        The engine lends the views: it keeps each value of an answer where it is until then.
-        """
-        if answer[0] == "values":
-            for object_id, raw in answer[1]:
-                if Value(*raw).block is not None:
-                    self._holds.drop(-object_id)
-
-    def block(self, block: tuple[int, int, int]) -> memoryview | None:
-        """Return the bytes of a block that nobody holds for us, None if its arena is gone."""
-        arena_id, offset, size = block
-        arena = self._maps.get(arena_id)
-        return None if arena is None else memoryview(arena)[offset : offset + size]
-
-    def _check(self, object_id: int, value: Value) -> None:
-        """Check bytes that were on disk, unless a view shows that it has been done."""
-        if value.checksum is None or value.block is None or object_id in self._roots:
-            return
-        arena_id, offset, size = value.block
-        fd = self._files.get(arena_id)
-        if fd is not None:
-            check_spill(fd, offset, size, value.checksum, name=f"object {object_id:x}")
-
-    def _root(self, object_id: int, block: Block, is_cow: bool) -> np.ndarray[Any, Any]:
-        """Return the array under all views of a block; its death is the end of our hold."""
-        with self._lock:
-            root = self._roots.get(object_id)
-            if root is not None:
-                return root
-            arena = self._maps[block.arena]
-            root = np.frombuffer(arena, np.uint8, block.size, block.offset)
-            self._holds.add(-object_id)
-            self._roots[object_id] = root
-            stale = arena if is_cow else None
-            end = weakref.finalize(root, self._release, object_id, block, stale)
-            end.atexit = False
-            return root
-
-    def _release(self, object_id: int, block: Block, stale: mmap.mmap | None) -> None:
-        """Drop private copies of the block's pages, which must not outlive it, and the hold."""
-        with self._lock:
-            if stale is not None and self._roots.get(object_id) is None:
-                size = round_up(block.size, to=PAGE)
-                stale.madvise(mmap.MADV_DONTNEED, block.offset, size)
-        self._holds.drop(-object_id)
-
-
-def _is_sealed(fd: int) -> bool:
-    """Return whether a file is a writer's arena, which cannot shrink under its readers."""
-    try:
-        return bool(fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SHRINK)
-    except OSError:  # only files in memory have seals
-        return False

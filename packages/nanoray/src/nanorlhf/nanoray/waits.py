@@ -13,6 +13,8 @@ Asker = tuple[int, int]
 
 Answer = tuple[Any, ...]
 
+_NUM_SHOWN = 5
+
 
 class _Wait(NamedTuple):
     ids: Sequence[int]
@@ -20,6 +22,8 @@ class _Wait(NamedTuple):
     num_ready: int | None
     """None for a get, which also ends with the first error."""
     watched: list[tuple[Entry, Watcher]]
+    is_local: bool
+    """Whether an object counts once it is on the asker's machine, and not when it is anywhere."""
 
 
 class Waits:
@@ -30,6 +34,8 @@ class Waits:
         answer: Called as ``answer(asker, payload)`` once for each question not cancelled.
         on_block: Called with a process that begins to wait.
         on_unblock: Called with a process that no longer waits.
+        is_away: Returns whether a ready object is not on the machine of a process.
+        bring: Brings such an object there, and calls its last argument when that has ended.
     """
 
     def __init__(
@@ -39,20 +45,34 @@ class Waits:
         *,
         on_block: Callable[[int], None],
         on_unblock: Callable[[int], None],
+        is_away: Callable[[int, int], bool],
+        bring: Callable[[int, int, Callable[[], None]], None],
     ) -> None:
         self._objects, self._answer = objects, answer
         self._on_block, self._on_unblock = on_block, on_unblock
+        self._is_away, self._bring = is_away, bring
         self._waits: dict[Asker, _Wait] = {}
 
-    def ask(self, asker: Asker, ids: Sequence[int], *, num_ready: int | None = None) -> None:
-        """Answer as soon as all ids (or ``num_ready`` of them) are ready, or one get has failed."""
+    def ask(
+        self,
+        asker: Asker,
+        ids: Sequence[int],
+        *,
+        num_ready: int | None = None,
+        is_local: bool = False,
+    ) -> None:
+        """Answer as soon as all ids (or ``num_ready`` of them) are ready, or one get has failed.
+
+        With ``is_local`` an object counts once it is on the asker's machine, and is brought there.
+        """
         lost = [object_id for object_id in ids if self._objects.get(object_id) is None]
         if lost:
             error = ObjectLostError(f"object {lost[0]:x} does not exist in this engine (any more)")
             self._answer(asker, ("error", error_value(error)))
             return
         missing = {object_id for object_id in ids if self._entry(object_id).value is None}
-        wait = _Wait(ids, missing, num_ready, [])
+        away = {i for i in ids if is_local and i not in missing and self._is_away(asker[0], i)}
+        wait = _Wait(ids, missing | away, num_ready, [], is_local)
         answer = self._answer_of(wait)
         if answer is not None:
             self._answer(asker, answer)
@@ -64,6 +84,8 @@ class Waits:
             entry.watchers.append(watcher)
             wait.watched.append((entry, watcher))
         self._on_block(asker[0])
+        for object_id in away:
+            self._fetch(asker, object_id)
 
     def cancel(self, asker: Asker) -> None:
         """Forget a question: its asker ran out of time."""
@@ -86,18 +108,30 @@ class Waits:
     def _watcher(self, asker: Asker) -> Watcher:
         def ready(object_id: int, entry: Entry) -> None:
             wait = self._waits.get(asker)
-            if wait is None:
-                return
-            wait.missing.discard(object_id)
-            if wait.missing and wait.num_ready is None and not entry.is_error:
-                return
-            answer = self._answer_of(wait)
-            if answer is not None:
-                del self._waits[asker]
-                self._on_unblock(asker[0])
-                self._answer(asker, answer)
+            if wait is not None and wait.is_local and self._is_away(asker[0], object_id):
+                self._fetch(asker, object_id)
+            else:
+                self._came(asker, object_id, entry)
 
         return ready
+
+    def _fetch(self, asker: Asker, object_id: int) -> None:
+        entry = self._entry(object_id)
+        self._bring(asker[0], object_id, lambda: self._came(asker, object_id, entry))
+
+    def _came(self, asker: Asker, object_id: int, entry: Entry) -> None:
+        """One more counts: answer if it was the last, or has failed."""
+        wait = self._waits.get(asker)
+        if wait is None:
+            return
+        wait.missing.discard(object_id)
+        if wait.missing and wait.num_ready is None and not entry.is_error:
+            return
+        answer = self._answer_of(wait)
+        if answer is not None:
+            del self._waits[asker]
+            self._on_unblock(asker[0])
+            self._answer(asker, answer)
 
     def _answer_of(self, wait: _Wait) -> Answer | None:
         """Return the answer if it can be given now."""
@@ -116,6 +150,16 @@ class Waits:
         entry = self._objects.get(object_id)
         assert entry is not None, "whoever waits for an object holds it"
         return entry
+
+
+def describe_wait(reasons: Sequence[str]) -> str:
+    """Return what a get waits for, in a line.
+
+    >>> describe_wait(["f() runs", "g() waits for its arguments or its turn"])
+    '2 calls: f() runs; g() waits for its arguments or its turn'
+    """
+    more = " ..." if len(reasons) > _NUM_SHOWN else ""
+    return f"{len(reasons)} calls: {'; '.join(reasons[:_NUM_SHOWN])}{more}"
 
 
 def _unwatch(wait: _Wait) -> None:

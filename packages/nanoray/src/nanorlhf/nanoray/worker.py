@@ -22,9 +22,9 @@ from .performer import Performer
 from .refs import HoldLog
 from .session import set_current
 from .stack import make_dumpable
-from .store import Reader
 from .threads import ThreadedActor
 from .tickets import Desk
+from .views import Reader
 from .wire import Message
 
 
