@@ -18,8 +18,8 @@ from .convert import all_null, concat, convert
 from .errors import CorruptFileError
 from .exchange import Exchange
 from .fixed import FixedLists
-from .gather import Ints, Ragged, offsets_of, packed, resolve
-from .ragged import all_lengths, gathered, lengths_of, owned
+from .gather import Ints, Ragged, offsets_of, resolve
+from .ragged import all_lengths, gathered, interleaved, lengths_of, owned
 from .reader import File
 from .types import DType
 
@@ -130,10 +130,11 @@ class Column(Exchange, Sequence[Any]):
 
     def stretch(self, start: int, stop: int) -> list[Any]:
         """Return the values of rows ``start .. stop``."""
-        if self.rows is not None:
+        some = self._stored(start, stop)
+        if some is None:
             return self.values(np.arange(start, stop))
         found: list[Any] = []
-        for part, low, high in self._touched(start, stop):
+        for part, low, high in self._touched(*some):
             try:
                 found += part.stretch(low, high)
             except UnicodeDecodeError:
@@ -159,10 +160,20 @@ class Column(Exchange, Sequence[Any]):
 
     def block(self, start: int, stop: int) -> Array:
         """Return rows ``start .. stop`` as a compact array; a view when they lie in one chunk."""
-        if self.rows is not None:
+        some = self._stored(start, stop)
+        if some is None:
             return self.take(np.arange(start, stop))
-        found = list(self._windows(start, stop))
+        found = list(self._windows(*some))
         return concat(found) if found else all_null(self.dtype, 0)
+
+    def _stored(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Return where rows ``start .. stop`` lie in the parts if they follow one another there."""
+        if self.rows is None:
+            return start, stop
+        rows = self.rows[start:stop]
+        if not len(rows) or rows[-1] - rows[0] != len(rows) - 1 or (np.diff(rows) != 1).any():
+            return None
+        return int(rows[0]), int(rows[-1]) + 1
 
     def _windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows of a column that are not numbered, a view of each chunk."""
@@ -223,15 +234,7 @@ class Column(Exchange, Sequence[Any]):
         if isinstance(found, Whole):
             ragged: Ragged = found.result
             return ragged
-        values = np.concatenate([piece.result.values for piece in found])
-        lengths = np.zeros(len(indices), np.int64)
-        begins = np.zeros(len(indices), np.int64)
-        shift = 0
-        for at, (some, offsets) in found:
-            lengths[at] = np.diff(offsets)
-            begins[at] = offsets[:-1] + shift
-            shift += len(some)
-        return Ragged(owned(packed(values, begins, begins + lengths)), offsets_of(lengths))
+        return interleaved(found, len(indices))
 
     def padded(
         self,
