@@ -2,7 +2,9 @@ import pytest
 import torch
 
 from nanorlhf.nanokernels.attention.backward import launch_backward
+from nanorlhf.nanokernels.attention.forward import launch_forward
 from nanorlhf.nanokernels.attention.packed import Packed
+from nanorlhf.nanokernels.configs import table
 from nanorlhf.nanokernels.testing import assert_kernel_close
 
 # Autograd's own thread may be the first to call cuBLAS, for the definition, and PyTorch says so.
@@ -187,6 +189,14 @@ def test_the_gradients_match_at_real_lengths(dim, mask):
 
 
 @pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+def test_the_kernels_for_other_gpus_match_at_real_lengths(dim):
+    shape = ([1000, 37, 1, 511], [1000, 101, 9, 777], 4, 2, dim)
+    tables = {f"{side}_config": table(f"attention_{side}")[f"{dim}/2"] for side in ("dq", "dkdv")}
+    check(shape, torch.bfloat16, "cuda", "causal", **tables)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dim", [64, 128, 256])
 def test_float32_keeps_its_limit(dim):
     shape = ([300, 65], [300, 65], 2, 1, dim)
@@ -194,9 +204,21 @@ def test_float32_keeps_its_limit(dim):
 
 
 @pytest.mark.gpu
-def test_two_runs_agree_to_the_last_bit():
-    lengths = [1000, 2048, 77]
-    q, k, v, do = draw(lengths, lengths, 16, 8, 128, torch.bfloat16, "cuda")
-    *saved, _ = by_definition(q, k, v, do, lengths, lengths)
-    runs = [found(q, k, v, do, saved, lengths, lengths) for _ in range(2)]
-    assert all(torch.equal(a, b) for a, b in zip(*runs, strict=True))
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_long_sequences_of_many_heads_keep_the_limits(dim, dtype):
+    shape = ([4096, 1, 1024], [4096, 1, 1024], 8, 4, dim)
+    check(shape, dtype, "cuda", "causal")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lengths", [[1000, 2048, 77], [1024] * 8, [4096] * 2])
+@pytest.mark.parametrize("dim", [64, 128])
+def test_many_runs_agree_to_the_last_bit(dim, lengths):
+    q, k, v, do = draw(lengths, lengths, 16, 8, dim, torch.bfloat16, "cuda")
+    at = {"queries": packed(lengths, "cuda"), "keys": packed(lengths, "cuda"), "scale": dim**-0.5}
+    saved = launch_forward(q, k, v, **at)
+    first = launch_backward(q, k, v, *saved, do, **at)
+    for _ in range(5):
+        again = launch_backward(q, k, v, *saved, do, **at)
+        assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))

@@ -18,8 +18,8 @@ from .convert import all_null, concat, convert
 from .errors import CorruptFileError
 from .exchange import Exchange
 from .fixed import FixedLists
-from .gather import Ints, Ragged, offsets_of, packed, resolve
-from .ragged import all_lengths, gathered, lengths_of, owned
+from .gather import Ints, Ragged, offsets_of, resolve
+from .ragged import all_lengths, gathered, interleaved, lengths_of, owned
 from .reader import File
 from .types import DType
 
@@ -234,15 +234,7 @@ class Column(Exchange, Sequence[Any]):
         if isinstance(found, Whole):
             ragged: Ragged = found.result
             return ragged
-        values = np.concatenate([piece.result.values for piece in found])
-        lengths = np.zeros(len(indices), np.int64)
-        begins = np.zeros(len(indices), np.int64)
-        shift = 0
-        for at, (some, offsets) in found:
-            lengths[at] = np.diff(offsets)
-            begins[at] = offsets[:-1] + shift
-            shift += len(some)
-        return Ragged(owned(packed(values, begins, begins + lengths)), offsets_of(lengths))
+        return interleaved(found, len(indices))
 
     def padded(
         self,
