@@ -1,8 +1,8 @@
 """Refs: names of objects that keep them alive, and the log that counts them.
 
-Each process counts its refs by appending +1 and -1 to one log, which it hands to the engine
-before any other message. The engine therefore learns of a ref that arrived inside a value before
-it learns that the value itself was let go, and no borrowing protocol is needed.
+Each process counts its refs by appending what it gains and drops to one log, which it hands to
+the engine before any other message. The engine therefore learns of a ref that arrived inside a
+value before it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
 from collections import Counter, deque
