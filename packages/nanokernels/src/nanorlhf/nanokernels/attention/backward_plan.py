@@ -24,6 +24,7 @@ Shape legend: T = packed tokens, H = heads, D = head dimension.
 import torch
 from torch import Tensor
 
+from nanorlhf.nanokernels.attention.order import tiles_of
 from nanorlhf.nanokernels.attention.packed import Mask, find_sequence
 from nanorlhf.nanokernels.dispatch import cdiv, jit, jit_varying, launch, next_power_of_2, tl
 
@@ -45,16 +46,12 @@ def _levels(
     TILE: tl.constexpr,
 ) -> tuple[tl.tensor, tl.tensor]:
     """Return how many tiles sequences have, 0 past the last, and the lowest level of them."""
-    real = sequence < sequences
-    q_start = tl.load(cu_q_ptr + sequence, mask=real, other=0)
-    q_end = tl.load(cu_q_ptr + sequence + 1, mask=real, other=0)
-    k_start = tl.load(cu_k_ptr + sequence, mask=real, other=0)
-    k_end = tl.load(cu_k_ptr + sequence + 1, mask=real, other=0)
     if OF_KEYS:
-        return tl.cdiv(k_end - k_start, TILE), k_start * 0
-    else:  # noqa: RET505 - only an else keeps the compiler from reading both
-        prefix = tl.maximum(k_end - k_start - (q_end - q_start), 0) // TILE
-        return tl.cdiv(q_end - q_start, TILE), prefix
+        tiles, lowest = tiles_of(cu_k_ptr, cu_q_ptr, sequence, sequences, TILE)
+        lowest = lowest * 0
+    else:
+        tiles, lowest = tiles_of(cu_q_ptr, cu_k_ptr, sequence, sequences, TILE)
+    return tiles, lowest
 
 
 @jit_varying("sequences", "programs", "capacity", "window")

@@ -38,6 +38,7 @@ from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
 from nanorlhf.nanokernels.attention.backward_plan import STEP, plan
 from nanorlhf.nanokernels.attention.gluon_ring import (
+    barriers,
     describe,
     fill,
     jit,
@@ -240,7 +241,6 @@ def _dkdv_kernel(
     WINDOW: gl.constexpr,
     SLOTS: gl.constexpr,
 ) -> None:
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     own_shape: gl.constexpr = [4] + k_rows.block_type.shape  # noqa: RUF005
     ring_shape: gl.constexpr = [SLOTS] + q_rows.block_type.shape  # noqa: RUF005
     tile = gl.allocate_shared_memory(k_rows.dtype, own_shape, k_rows.layout)
@@ -248,16 +248,10 @@ def _dkdv_kernel(
     numbers = gl.allocate_shared_memory(gl.float32, [SLOTS // 2, 128], stats.layout)
     ramp = gl.allocate_shared_memory(gl.int32, [64], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ramp.store(gl.arange(0, 64, gl.BlockedLayout([1], [32], [4], [0])))
-    own_full = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    own_empty = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    full = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    for half in gl.static_range(2):
-        mbarrier.init(own_full.index(half), count=1)
-        mbarrier.init(own_empty.index(half), count=1)
-    for slot in gl.static_range(SLOTS):
-        mbarrier.init(full.index(slot), count=1)
-        mbarrier.init(empty.index(slot), count=2)
+    own_full = barriers(2, 1)
+    own_empty = barriers(2, 1)
+    full = barriers(SLOTS, 1)
+    empty = barriers(SLOTS, 2)
     fence_async_shared()
     rounds = gl.load(plan_ptr + capacity + gl.program_id(0))
     own = (tile, own_full, own_empty)

@@ -32,6 +32,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
 
 from nanorlhf.nanokernels.attention.backward_plan import STEP, TILE, plan
 from nanorlhf.nanokernels.attention.gluon_ring import (
+    barriers,
     describe,
     fill,
     jit,
@@ -221,23 +222,16 @@ def _dq_kernel(
     WINDOW: gl.constexpr,
     SLOTS: gl.constexpr,
 ) -> None:
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     own_shape: gl.constexpr = [8] + q_rows.block_type.shape  # noqa: RUF005
     ring_shape: gl.constexpr = [SLOTS] + k_rows.block_type.shape  # noqa: RUF005
     tile = gl.allocate_shared_memory(q_rows.dtype, own_shape, q_rows.layout)
     ring = gl.allocate_shared_memory(k_rows.dtype, ring_shape, k_rows.layout)
     ramp = gl.allocate_shared_memory(gl.int32, [64], gl.SwizzledSharedLayout(1, 1, 1, [0]))
     ramp.store(gl.arange(0, 64, gl.BlockedLayout([1], [32], [4], [0])))
-    own_full = gl.allocate_shared_memory(gl.int64, [4, 1], BARRIER)
-    own_empty = gl.allocate_shared_memory(gl.int64, [4, 1], BARRIER)
-    full = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    for index in gl.static_range(4):
-        mbarrier.init(own_full.index(index), count=1)
-        mbarrier.init(own_empty.index(index), count=1)
-    for slot in gl.static_range(SLOTS):
-        mbarrier.init(full.index(slot), count=1)
-        mbarrier.init(empty.index(slot), count=2)
+    own_full = barriers(4, 1)
+    own_empty = barriers(4, 1)
+    full = barriers(SLOTS, 1)
+    empty = barriers(SLOTS, 2)
     fence_async_shared()
     rounds = gl.load(plan_ptr + capacity + gl.program_id(0))
     own = (tile, own_full, own_empty)

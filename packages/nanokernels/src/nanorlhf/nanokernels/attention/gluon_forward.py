@@ -22,6 +22,7 @@ rounds that go forth and back, so that no program always draws the longer end::
 Gluon is an experimental dialect of Triton with explicit layouts and barriers; it has no
 interpreter. :func:`.forward.launch_forward` says which inputs come here. A mistake in the barriers
 shows as a hang or as wrong numbers: the tests marked ``gpu`` are this file's only numeric tests.
+The file is long because the parts of one program that wait for each other are read side by side.
 
 Shape legend: T = packed query tokens, H = query heads, K = KV heads, D = head dimension.
 """
@@ -37,7 +38,15 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma_wait,
 )
 
-from nanorlhf.nanokernels.attention.gluon_ring import describe, fill, jit, jit_varying, load, store
+from nanorlhf.nanokernels.attention.gluon_ring import (
+    barriers,
+    describe,
+    fill,
+    jit,
+    jit_varying,
+    load,
+    store,
+)
 from nanorlhf.nanokernels.attention.order import longest_first
 from nanorlhf.nanokernels.attention.packed import (
     Packed,
@@ -331,22 +340,15 @@ def _forward_kernel(
     BLOCK_N: gl.constexpr,
     SLOTS: gl.constexpr,
 ) -> None:
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     # Kernels know no [2, *shape].
     q_shape: gl.constexpr = [2] + q_rows.block_type.shape  # noqa: RUF005
     k_shape: gl.constexpr = [SLOTS] + k_rows.block_type.shape  # noqa: RUF005
     q_tile = gl.allocate_shared_memory(q_rows.dtype, q_shape, q_rows.layout)
     ring = gl.allocate_shared_memory(k_rows.dtype, k_shape, k_rows.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    full = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    for half in gl.static_range(2):
-        mbarrier.init(q_full.index(half), count=1)
-        mbarrier.init(q_empty.index(half), count=1)
-    for slot in gl.static_range(SLOTS):
-        mbarrier.init(full.index(slot), count=1)
-        mbarrier.init(empty.index(slot), count=2)
+    q_full = barriers(2, 1)
+    q_empty = barriers(2, 1)
+    full = barriers(SLOTS, 1)
+    empty = barriers(SLOTS, 2)
     fence_async_shared()
     shared = (q_tile, q_full, q_empty, ring, full, empty)
     total = sequences * tiles * HEADS

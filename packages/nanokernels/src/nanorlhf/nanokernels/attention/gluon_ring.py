@@ -18,8 +18,10 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from nanorlhf.nanokernels.attention.backward_plan import COLUMNS
 from nanorlhf.nanokernels.attention.packed import Geometry
 
+_COLUMNS = gl.constexpr(COLUMNS)
 TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
 
 # gluon.jit, with a type.
@@ -34,6 +36,18 @@ def describe(x: torch.Tensor, geometry: Geometry) -> TensorDescriptor:
     """Return a descriptor of a 16-bit tensor, in the layout that the tensor cores read."""
     layout = gl.NVMMASharedLayout.get_default_for(geometry.block, TYPES[x.dtype])
     return TensorDescriptor(x, geometry.shape, geometry.strides, geometry.block, layout)
+
+
+@jit
+def barriers(
+    COUNT: gl.constexpr,
+    ARRIVALS: gl.constexpr,
+) -> gl.tensor:
+    """Return barriers whose phases end with so many arrivals; a fence must follow."""
+    made = gl.allocate_shared_memory(gl.int64, [COUNT, 1], mbarrier.MBarrierLayout())
+    for index in gl.static_range(COUNT):
+        mbarrier.init(made.index(index), count=ARRIVALS)
+    return made
 
 
 @jit
@@ -78,7 +92,7 @@ def work_of(
     turn: gl.tensor,
 ) -> gl.tensor:
     """Return where this program's work of a round is written (:mod:`.backward_plan`)."""
-    return plan_ptr + (turn * gl.num_programs(0) + gl.program_id(0)) * 9
+    return plan_ptr + (turn * gl.num_programs(0) + gl.program_id(0)) * _COLUMNS
 
 
 @jit

@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from nanorlhf.nanokernels.attention.forward import CANDIDATES
 from nanorlhf.nanokernels.configs import Config, table
 from nanorlhf.nanokernels.dispatch import (
     allow_scratch,
@@ -255,13 +256,6 @@ def tunables() -> "Iterator[Tunable]":
     """Yield the choices of launch parameters of 16-bit inputs, for 4 prompts of 4,096 tokens."""
     from nanorlhf.nanokernels.tune import Tunable
 
-    candidates = [
-        {"block_m": 16 * warps, "block_n": block_n, "num_warps": warps, "num_stages": stages}
-        for warps in (4, 8)
-        for block_n in (32, 64)
-        for stages in (2, 3)
-    ]
-
     def prepare(dim: int) -> Callable[[Config], Tensor]:
         q = torch.randn(4 * 4096, 16, dim, device="cuda", dtype=torch.bfloat16)
         pages = torch.randn(2, 4 * 32, 8, 128, dim, device="cuda", dtype=torch.bfloat16)
@@ -272,4 +266,4 @@ def tunables() -> "Iterator[Tunable]":
         return lambda config: _launch(*given, config)
 
     for dim in (64, 128, 256):
-        yield Tunable("paged_prefill", f"{dim}/2", candidates, functools.partial(prepare, dim))
+        yield Tunable("paged_prefill", f"{dim}/2", CANDIDATES, functools.partial(prepare, dim))
