@@ -3,10 +3,9 @@
 An ordinary copy reads each line of its target into the cache before it overwrites it: three
 times the buffer crosses the memory bus, and what the caches held is gone. Whoever writes a
 hundred megabytes for another process to read does better with stores that leave the cache out,
-and with loads that ask a page ahead: it takes some 40 % less time, on one core. The C library has
-such a copy, but uses it from a size on that it derives from the caches, on a virtual machine
-often one of hundreds of megabytes; numpy has none. So here are the few instructions, which every
-x86-64 processor has; on others numpy copies.
+and with loads that ask a page ahead. The C library has such a copy, but uses it from a size on that
+it derives from the caches, on a virtual machine often one of hundreds of megabytes; numpy has none.
+So here are the few instructions, which every x86-64 processor has; on others numpy copies.
 """
 
 import ctypes

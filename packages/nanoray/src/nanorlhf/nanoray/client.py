@@ -17,19 +17,17 @@ from .arguments import Packer
 from .backend import ActorInfo, Context, GroupInfo, Start
 from .codes import FIRST_CODE
 from .environment import Environment
-from .errors import GetTimeoutError, InfeasibleError
+from .errors import GetTimeoutError
 from .futures import Futures
 from .history import Ran, chrome_trace
 from .messages import Spec
 from .options import CallOptions, Options
-from .placement import Strategy, check_strategy, why_infeasible
+from .places import Places
 from .refs import HoldLog, ObjectRef, UserValue
 from .remote import has_coroutines, public_methods
-from .resources import Demand, bundle_demand, readable, shortage
-from .scheduler import Request
+from .resources import readable
 from .starts import Caller
 from .store import Writer
-from .strategies import NodeAffinitySchedulingStrategy
 from .value import pickled, pickled_code
 from .views import Reader
 from .waits import Answer
@@ -92,8 +90,8 @@ class Client:
         environment: Environment,
     ) -> None:
         self.holds = holds
-        self._link, self._reader, self._totals, self._context = link, reader, totals, context
-        self._environment = environment
+        self._link, self._reader, self._context = link, reader, context
+        self._places = Places(self._ask_plain, totals, environment)
         self.next_id = itertools.count((process << 40) + 1).__next__
         """Return a number that no process of this engine has used."""
         self.allowance = Allowance(link, reader, self.next_id)
@@ -167,11 +165,11 @@ class Client:
                 retries=options.max_retries,
                 retry_on=_retry_on(options.retry_exceptions),
                 stream=_stream(options),
-                **self._place(options, name, default_cpus=1),
+                **self._places.find(options, name, default_cpus=1),
             )
             return self.caller.prepare(spec, options.num_returns)
 
-        if options.affinity is None and not self._environment_of(options).has_folders:
+        if options.affinity is None and not self._places.environment_of(options).has_folders:
             return prepared(code)
         # Machines and folders come and go: look each time. A start may not keep its function.
         kept = weakref.ref(code)
@@ -183,7 +181,7 @@ class Client:
         """Start an actor."""
         assert isinstance(code, type), "actors are made of classes"
         has_loop = has_coroutines(code)
-        place = self._place(options, code.__name__, default_cpus=0)
+        place = self._places.find(options, code.__name__, default_cpus=0)
         info = ActorInfo(self.next_id(), code.__name__, public_methods(code))
         spec = Spec(
             "new",
@@ -245,16 +243,7 @@ class Client:
 
     def create_group(self, bundles: Sequence[Mapping[str, float]], strategy: str, name: str) -> int:
         """Ask for a placement group."""
-        check_strategy(strategy)
-        needs = [bundle_demand(bundle) for bundle in bundles]
-        if not needs or not all(needs):
-            raise ValueError(
-                f"bundles={list(bundles)} must each ask for something; drop empty ones"
-            )
-        kind: Strategy = strategy  # type: ignore[assignment]  # checked above
-        reason = self._why_never(lambda totals: why_infeasible(needs, totals, kind))
-        if reason is not None:
-            raise InfeasibleError(f"placement group: {reason}; ask for less or raise init()")
+        needs = self._places.bundles(bundles, strategy)
         group = self.next_id()
         refusal = self._ask_plain("group", group, needs, strategy, name)
         if refusal is not None:
@@ -303,53 +292,6 @@ class Client:
         self.writer.close()
         self._reader.close()
 
-    def _place(self, options: Options, name: str, *, default_cpus: float) -> dict[str, Any]:
-        """Return where a call may run, after making sure that it can run at all."""
-        needs = options.needs(default_cpus=default_cpus)
-        group, affinity = options.placement_group, options.affinity
-        if affinity is not None:
-            where = f"node {affinity.node_id}"
-            reason = self._why_not_there(needs, affinity)
-        elif group is None:
-            where = "this node" if len(self._totals) == 1 else "any node"
-            reason = self._why_never(lambda totals: _shortage(needs, totals))
-        else:
-            where = f"its placement group {group.bundles}"
-            reason = _shortage(needs, _rooms(options))
-        if reason is not None:
-            raise InfeasibleError(
-                f"{name} can never run on {where}: {reason}; ask for less or raise init()"
-            )
-        return {
-            "needs": needs,
-            "group": 0 if group is None else group.id,
-            "bundle": options.placement_group_bundle_index,
-            "sees_gpus": options.sees_gpus,
-            "is_spread": options.scheduling_strategy == "SPREAD",
-            "node": "" if affinity is None else affinity.node_id,
-            "is_soft": affinity is not None and affinity.soft,
-            "env": tuple(self._environment_of(options)),
-        }
-
-    def _why_never(self, reason: Callable[[Sequence[Mapping[str, int]]], str | None]) -> str | None:
-        """Return why the machines can never hold something, looking again at which there are."""
-        if reason(self._totals) is None:
-            return None
-        self._totals = self._ask_plain("totals")
-        return reason(self._totals)
-
-    def _why_not_there(self, needs: Demand, affinity: NodeAffinitySchedulingStrategy) -> str | None:
-        """Return why a machine, or any when the wish is soft, can never hold a call."""
-        request = Request(0, needs, node=affinity.node_id, is_soft=affinity.soft)
-        reason: str | None = self._ask_plain("feasible", *request)
-        return reason
-
-    def _environment_of(self, options: Options) -> Environment:
-        """Return what a call finds around it."""
-        found = options.environment(self._environment)
-        found.check_folders()
-        return found
-
     def _code_id(self, code: object) -> int:
         """Return the id of a function or class; the engine gets its pickle the first time."""
         known = self._code_ids.get(code)
@@ -392,22 +334,6 @@ def driver_context(node_id: str) -> Context:
 def _stream(options: Options | CallOptions) -> int | None:
     """Return how many items of a call may wait to be taken, 0 for any, or None for no stream."""
     return (options.max_buffered_items or 0) if options.num_returns == "streaming" else None
-
-
-def _shortage(needs: Demand, rooms: Sequence[Mapping[str, int]]) -> str | None:
-    """Return why none of the rooms can ever hold ``needs``, or None when one can."""
-    reasons = [shortage(needs, room) for room in rooms]
-    return reasons[0] if all(reason is not None for reason in reasons) else None
-
-
-def _rooms(options: Options) -> list[Mapping[str, int]]:
-    """Return the bundles a call may run in, as totals."""
-    group = options.placement_group
-    assert group is not None, "only calls in a group have bundles"
-    index = options.placement_group_bundle_index
-    chosen = group.bundles if index < 0 else (group.bundles[index],)
-    needs: list[Demand] = [bundle_demand(bundle) for bundle in chosen]
-    return [dict(bundle) for bundle in needs]
 
 
 def _actor_info(fields: tuple[Any, ...]) -> ActorInfo:

@@ -10,6 +10,8 @@ A driver thread hands its message to the node itself and writes to the worker's 
 waits for an answer it also reads the sockets itself, and the I/O thread steps back: a call then
 costs no switch between threads. Two threads that poll at once do no harm, so stepping back is a
 matter of speed alone.
+
+The file is long because who asks, who reads and what the node has done all meet in this one lock.
 """
 
 import contextlib
@@ -364,7 +366,7 @@ class Engine:
         """Leave the sockets to whoever polls next."""
         self._num_polls += 1
         self._foreground.release()
-        if self._is_parked or self._questions or self._later:
+        if self._is_parked or self._is_awaited:
             self._rouse()
 
     def _serve_until(self, question: _Question, timeout_s: float | None) -> None:

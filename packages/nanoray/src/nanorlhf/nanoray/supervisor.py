@@ -1,7 +1,8 @@
 """The life of worker processes and of the calls in them. No I/O.
 
 Whatever happens to a process, every call it had, and every call that comes later, ends: with its
-results, a retry, or a typed error.
+results, a retry, or a typed error. The file is long because that rule can only be checked where all
+that may happen to a process stands together.
 """
 
 import pickle
@@ -161,11 +162,10 @@ class Supervisor:
         took_s: float,
     ) -> Call | None:
         """A worker has answered a call; return it, or None when it had ended otherwise."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+        worker, call = self._answered(process, call_id)
         if worker is None or call is None:
             self.calls.discard(results)
-            return None  # its actor was buried, or it was cancelled, while this was on its way
+            return None
         kind = call.spec.kind
         if kind == "new":
             self.actors.constructed(call)
@@ -173,15 +173,12 @@ class Supervisor:
             self.calls.succeed(call, results)
         if kind == "task":
             self.ahead.note(call, took_s)
-            self._task_finished(worker)
-        else:
-            self.actors.finished(worker.actor)
+        self._finished(worker, call)
         return call
 
     def erred(self, process: int, call_id: int, error: RawValue) -> Call | None:
         """A call raised; return it as ``done`` does."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+        worker, call = self._answered(process, call_id)
         if worker is not None and call is not None:
             self.calls.fail(call, Value.of(error))
             self._finished(worker, call)
@@ -189,8 +186,7 @@ class Supervisor:
 
     def raised(self, process: int, call_id: int, error: RawValue) -> Call | None:
         """A call raised what it asked to be run again for; return it as ``done`` does."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+        worker, call = self._answered(process, call_id)
         if worker is None or call is None:
             return None
         is_retried = call.take_retry()
@@ -205,8 +201,7 @@ class Supervisor:
 
     def constructor_failed(self, process: int, call_id: int, text: str) -> Call | None:
         """An actor's constructor raised: the actor never was; return its call as ``done`` does."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+        worker, call = self._answered(process, call_id)
         if worker is not None and call is not None:
             self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
             self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
@@ -321,15 +316,19 @@ class Supervisor:
         for call in self.calls.live():
             self.calls.fail(call, error)
 
+    def _answered(self, process: int, call_id: int) -> tuple[Worker | None, Call | None]:
+        """Take an answered call from its worker.
+
+        No call if its actor was buried, or it was cancelled, while the answer was on its way.
+        """
+        worker = self._workers.get(process)
+        return worker, None if worker is None else worker.calls.pop(call_id, None)
+
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
-        if call.spec.kind == "task":
-            self._task_finished(worker)
-        else:
+        if call.spec.kind != "task":
             self.actors.finished(worker.actor)
-
-    def _task_finished(self, worker: Worker) -> None:
-        if not self.ahead.go_on(worker):
+        elif not self.ahead.go_on(worker):
             self._scheduler.release(worker.grant)
             self._rest(worker)
 
