@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from dataset_files import removed
+from dataset_files import LENGTH, removed, written
 
 
 def ids_of_batch(batch):
