@@ -34,7 +34,8 @@ PAUSED_ROWS = 10_000
 def collections_later(rows: Range) -> Iterator[None]:
     """Keep the garbage collector from running while the answers of some rows are made.
 
-    It runs every few hundred rows and finds all of their answers in use. Ranges of many rows get it: theirs may make garbage.
+    It runs every few hundred rows and finds all of their answers in use. Ranges of many rows get
+    it: theirs may make garbage.
     """
     if not gc.isenabled() or rows.stop - rows.start > PAUSED_ROWS:
         yield
