@@ -72,16 +72,16 @@ def _dkdv_kernel(
         first = (tile - k_start // BLOCK_N - sequence) * BLOCK_N
     if first >= k_len:
         return
-    key = first + tl.arange(0, BLOCK_N)
     if k_ptr.dtype.element_ty.primitive_bitwidth == 16:
         k = k_rows.load([k_start + first, kv_head * D])
         v = v_rows.load([k_start + first, kv_head * D])
     else:
         # As in the first pass: it spares registers where factors are split in two.
-        own = (k_start.to(tl.int64) + key)[:, None]
+        key = first + tl.arange(0, BLOCK_N)
+        token = (k_start.to(tl.int64) + key)[:, None]
         here = (kv_head * D + tl.arange(0, D))[None, :]
-        k = tl.load(k_ptr + own * stride_k + here, mask=(key < k_len)[:, None], other=0.0)
-        v = tl.load(v_ptr + own * stride_v + here, mask=(key < k_len)[:, None], other=0.0)
+        k = tl.load(k_ptr + token * stride_k + here, mask=(key < k_len)[:, None], other=0.0)
+        v = tl.load(v_ptr + token * stride_v + here, mask=(key < k_len)[:, None], other=0.0)
 
     # Rows [start, end) are visited; ``own`` is the first that sees the tile's first key.
     own = first - (k_len - q_len)
@@ -126,8 +126,10 @@ def _dkdv_kernel(
         top += BLOCK_M
         head += tl.where(top >= end, 1, 0)
         top = tl.where(top >= end, start, top)
-    token = k_start.to(tl.int64) + key
-    flat = (token * kv_heads + kv_head)[:, None] * D + tl.arange(0, D)[None, :]
+    # Only now, so that these take no registers in the loop.
+    key = first + tl.arange(0, BLOCK_N)
+    token = (k_start.to(tl.int64) + key)[:, None]
+    flat = (token * kv_heads + kv_head) * D + tl.arange(0, D)[None, :]
     valid = (key < k_len)[:, None]
     tl.store(dk_ptr + flat, (dk * scale).to(dk_ptr.dtype.element_ty), mask=valid)
     tl.store(dv_ptr + flat, dv.to(dv_ptr.dtype.element_ty), mask=valid)
