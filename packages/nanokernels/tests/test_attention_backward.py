@@ -102,6 +102,16 @@ def test_the_mask_is_aligned_at_the_last_key(kernel_device, key_lengths, mask):
     check(shape, torch.float32, kernel_device, mask, **configs("halved"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tiles", CONFIGS)
+def test_a_window_wider_than_a_tile_cuts_where_it_ends(kernel_device, tiles, dtype):
+    inputs = draw([85], [85], 2, 1, 16, dtype, kernel_device)
+    *saved, expected = by_definition(*inputs, [85], [85], window=40)
+    grads = found(*inputs, saved, [85], [85], window=40, **configs(tiles))
+    for grad, exact in zip(grads, expected, strict=True):
+        assert_kernel_close(grad, exact, grad=True)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
 def test_the_gradients_of_shared_kv_heads_are_summed(kernel_device, kv_heads):
     shape = ([19], [19], 8, kv_heads, 16)
