@@ -21,6 +21,7 @@ class World:
         self.transfers = Transfers(
             self.objects,
             machine_of=lambda arena: arena // 10,
+            is_alone=lambda: False,
             fetch=lambda *fields: self.fetches.append(fields),
             keep=self.kept.append,
             free=self.freed.append,

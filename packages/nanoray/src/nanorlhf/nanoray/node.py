@@ -111,11 +111,11 @@ class Node:
         self.transfers = Transfers(
             self.objects,
             machine_of=self.arenas.machine_of,
+            is_alone=lambda: self.machines.is_one,
             fetch=rim.fetch,
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
-        self.transfers.is_alone = True
         self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
@@ -252,7 +252,6 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
-        self.transfers.is_alone = False
         self.rooms[machine] = self._open_room(machine)
         self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)

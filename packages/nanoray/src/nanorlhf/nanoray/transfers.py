@@ -30,6 +30,7 @@ class Transfers:
     Args:
         objects: The object table.
         machine_of: Returns the machine of an arena.
+        is_alone: Returns whether there has never been a second machine.
         fetch: Called as ``fetch(number, source, target, block)`` to have machine ``target`` copy a
             block of machine ``source``; ``fetched`` or ``failed`` of that number follows.
         keep: Called with the block of a new copy.
@@ -41,19 +42,23 @@ class Transfers:
         objects: Objects,
         *,
         machine_of: Callable[[int], int],
+        is_alone: Callable[[], bool],
         fetch: Callable[[int, int, int, Block], None],
         keep: Callable[[Block], None],
         free: Callable[[Block], None],
     ) -> None:
-        self._objects, self._machine_of = objects, machine_of
+        self._objects, self._machine_of, self._is_alone = objects, machine_of, is_alone
         self._fetch, self._keep, self._free = fetch, keep, free
         self._copies: dict[int, dict[int, Block]] = {}
         self._fetches: dict[int, _Fetch] = {}
         self._under_way: dict[tuple[int, int], int] = {}
         """(object, target machine) -> number of the fetch."""
         self._count = 0
-        self.is_alone = False
-        """There has never been a second machine, so nothing is ever away."""
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether there has never been a second machine, so that nothing is ever away."""
+        return self._is_alone()
 
     def on(self, machine: int, object_id: int, value: Value) -> Value | None:
         """Return the object's value as processes of ``machine`` read it, None if it is not there.
@@ -67,7 +72,7 @@ class Transfers:
 
     def are_away(self, machine: int, object_ids: Iterable[int]) -> bool:
         """Return whether one of these ready objects must first be brought to a machine."""
-        if self.is_alone:
+        if self._is_alone():
             return False
         return any(self._is_away(machine, object_id) for object_id in object_ids)
 
