@@ -117,6 +117,16 @@ def test_nothing_is_heard_of_a_deafened_peer_that_is_still_sent_to(links, join):
     assert end.receive(WAIT_S) == [("a",)]
 
 
+def test_what_is_said_to_a_peer_that_is_gone_goes_nowhere(links, join):
+    end = join(1)
+    links.queue(1, ("a",))
+    links.drop(1)
+    links.queue(1, ("b",))
+    links.flush()
+    with pytest.raises(EOFError):
+        end.receive(WAIT_S)
+
+
 def test_other_descriptors_are_watched_until_they_are_not(links):
     reader, writer = os.pipe()
     told = []

@@ -155,12 +155,11 @@ class Hub:
 
     def send(self, process: int, message: Message) -> None:
         """Queue a message; no harm when the process is gone."""
-        link = self._links.get(process)
-        if link is None:
-            return
-        is_file = message[0] == "arena" and isinstance(link, Connection)
-        fds = (os.dup(self._arenas[message[1]]),) if is_file else ()
-        self._links.queue(process, message, fds=fds)
+        if message[0] == "arena" and isinstance(self._links.get(process), Connection):
+            fd = os.dup(self._arenas[message[1]])
+            self._links.queue(process, message, fds=(fd,))
+        else:
+            self._links.queue(process, message)
 
     def pid(self, worker: int) -> int:
         """Return the process id of a forked process; 0 until the zygote has told it."""

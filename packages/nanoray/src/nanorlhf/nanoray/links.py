@@ -92,8 +92,13 @@ class Links:
         self._peers.pop(process).close()
 
     def queue(self, process: int, message: Message, *, fds: Sequence[int] = ()) -> None:
-        """Queue a message for a peer, and files, which only a ``Connection`` carries."""
-        peer = self._peers[process]
+        """Queue a message for a peer, and files, which only a ``Connection`` carries.
+
+        No harm when the peer is gone, unless there are files.
+        """
+        peer = self._peers.get(process)
+        if peer is None:
+            return
         if fds:
             assert isinstance(peer, Connection), "only processes of this machine are given files"
             peer.queue(message, fds=fds)
