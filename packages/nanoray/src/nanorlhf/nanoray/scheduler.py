@@ -5,6 +5,9 @@ call that waits for a GPU holds back no call that only wants a CPU. A line that 
 looked at again until something is given back, so a thousand waiting calls cost as much as one.
 Calls made inside others come before those: a recursion is walked depth first, so that few processes
 wait at a time.
+
+The file is long because who waits, who runs and what is free change together in every step; what
+can be decided from amounts alone is in ``policies.py``, ``placement.py`` and ``reservations.py``.
 """
 
 import heapq
