@@ -61,6 +61,24 @@ def test_spread_counts_calls_that_need_nothing(cluster):
     assert list(machines_of(scheduler).values()) == [0, 1, 0, 1]
 
 
+def test_spread_takes_machines_in_turn_when_calls_come_one_by_one(cluster):
+    scheduler = cluster(1, 1, 1)
+    places = []
+    for call in range(6):
+        scheduler.add(Request(call, ONE, is_spread=True))
+        places += machines_of(scheduler).values()
+        scheduler.release(call)
+    assert places == [0, 1, 2, 0, 1, 2]
+
+
+def test_calls_that_spread_are_not_sent_ahead(cluster):
+    scheduler = cluster(1)
+    for call in range(1, 9):
+        scheduler.add(Request(call, ONE, is_spread=True))
+    assert machines_of(scheduler) == {1: 0}
+    assert scheduler.ahead(1, 64, lambda _: True) == []
+
+
 def test_affinity_waits_for_its_machine(cluster):
     scheduler = cluster(1, 1)
     for call in (1, 2):

@@ -131,7 +131,7 @@ def test_work_spreads_and_a_machine_whose_cable_is_pulled_is_replaced_and_comes_
     assert ray.get(total.options(**on(c)).remote(array), timeout=WAIT_S) == wanted
 
     lost = make.options(**on(b)).remote()
-    assert ray.wait([lost], timeout=WAIT_S)[0]
+    assert ray.wait([lost], timeout=WAIT_S, fetch_local=False)[0]
     actor = Resident.options(**on(b, soft=True)).remote()
     assert ray.get(actor.node.remote(), timeout=WAIT_S) == b
     retried = second_time.options(max_retries=1, **on(b, soft=True)).remote(tmp_path)

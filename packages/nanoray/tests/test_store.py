@@ -44,6 +44,16 @@ def test_a_large_value_that_is_no_array_travels_too(ray):
     assert found["list"] == value["list"]
 
 
+def test_a_large_value_of_many_parts_comes_back_part_by_part(ray):
+    draw = np.random.default_rng(0)
+    sizes = [0, 1, 100, 65_535, 65_536, 65_537, BIG, 17 * BIG + 3]
+    value = [draw.integers(0, 256, size, np.uint8) for size in sizes]
+    value += [draw.bytes(2 * BIG + 1), draw.bytes(70_001)]
+    for part, found in zip(value, ray.get(ray.put(value)), strict=True):
+        assert type(part) is type(found)
+        assert np.array_equal(part, found)
+
+
 def test_reading_does_not_copy(ray):
     ref = ray.put(np.ones(BIG))
     first, second = ray.get(ref), ray.get(ref)

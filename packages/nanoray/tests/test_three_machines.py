@@ -97,6 +97,16 @@ def test_tasks_spread_when_asked_and_are_packed_else(ray, tmp_path, strategy, nu
     assert len(set(found)) == num_nodes
 
 
+def test_short_tasks_that_are_to_spread_do_so_one_by_one_and_at_once(ray, nodes):
+    short = node.options(scheduling_strategy="SPREAD", num_cpus=1)
+    for _ in range(100):  # known to be short by now
+        ray.get(short.remote(), timeout=WAIT_S)
+    in_turn = [ray.get(short.remote(), timeout=WAIT_S) for _ in range(6)]
+    assert Counter(in_turn) == dict.fromkeys(nodes, 2)
+    at_once = ray.get([short.remote() for _ in range(600)], timeout=WAIT_S)
+    assert min(Counter(at_once)[one] for one in nodes) > 100
+
+
 def test_actors_spread_too(ray, nodes):
     spread = Resident.options(scheduling_strategy="SPREAD")
     actors = [spread.remote() for _ in nodes]

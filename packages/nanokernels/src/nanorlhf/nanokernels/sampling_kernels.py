@@ -18,6 +18,10 @@ to ten times, and its program alone reads it.
 Shape legend: B = rows, V = vocabulary.
 """
 
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor
 
@@ -25,6 +29,9 @@ from .configs import Config, table
 from .dispatch import cdiv, jit, launch, next_power_of_2, tl
 from .gumbel import noise, row_keys
 from .truncation import draw_truncated
+
+if TYPE_CHECKING:
+    from .tune import Tunable
 
 KEY_SHIFT = {torch.float32: 0, torch.bfloat16: 16, torch.float16: 13}
 """Low bits of a float32 that are 0 in every number of the dtype."""
@@ -236,3 +243,25 @@ def launch_sampling(
         **has,
     )
     return tokens, *numbers
+
+
+def tunables() -> "Iterator[Tunable]":
+    """Yield the choices of launch parameters, for 256 rows of Qwen3's vocabulary with limits."""
+    from .tune import Tunable
+
+    candidates = [
+        {"chunk": 4096, "scan_warps": 8, "block": 256 * warps, "num_warps": warps, "few": few}
+        for warps in (8, 16)
+        for few in (1024, 2048, 4096)
+    ]
+
+    def prepare(dtype: torch.dtype) -> Callable[[Config], Tensor]:
+        logits = 4 * torch.randn(256, 151_936, device="cuda", dtype=dtype)
+        one = torch.ones(256, device="cuda")
+        top_k, seeds = torch.full_like(one, 50, dtype=torch.int32), torch.arange(256, device="cuda")
+        given = logits, one, top_k, 0.9 * one, None, seeds, seeds
+        return lambda config: launch_sampling(*given, config)[0]
+
+    for dtype in (torch.bfloat16, torch.float32):
+        key = str(dtype.itemsize)
+        yield Tunable("sampling", key, candidates, functools.partial(prepare, dtype))

@@ -10,9 +10,10 @@ x86-64 processor has; on others numpy copies.
 """
 
 import ctypes
-import functools
 import mmap
 import platform
+from collections.abc import Callable
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,9 @@ import numpy as np
 Array = np.ndarray[Any, Any]
 
 BULK_BYTES = 16 << 20
-"""From this size on: a smaller value may still be in the cache when another process reads it."""
+"""Values from this size on: a smaller one may still be in the cache when it is read elsewhere."""
+_PART_BYTES = 64 << 10
+"""Smaller parts of a large value are not worth a foreign call."""
 
 _LINE = 64
 _X86_64 = bytes.fromhex(
@@ -44,15 +47,26 @@ _X86_64 = bytes.fromhex(
 )
 
 
-def copy(target: Array, source: Array) -> None:
-    """Copy the bytes of ``source``, uint8 [n], to ``target``, uint8 [n]; both lie in one piece."""
-    copy_lines = _line_copier() if source.size >= BULK_BYTES else None
-    if copy_lines is None:
+def copier(size: int) -> Callable[[Array, Array], None]:
+    """Return what copies the parts of a value of ``size`` bytes, as ``copy(target, source)``.
+
+    Both are uint8 [n], each in one piece, and do not overlap.
+    """
+    routine = _line_copier() if size >= BULK_BYTES else None
+    return _copy if routine is None else partial(_copy_past_cache, routine)
+
+
+def _copy(target: Array, source: Array) -> None:
+    target[:] = source
+
+
+def _copy_past_cache(routine: "_Routine", target: Array, source: Array) -> None:
+    if source.size < _PART_BYTES:
         target[:] = source
         return
     begin = -target.ctypes.data % _LINE
     end = begin + (source.size - begin) // _LINE * _LINE
-    copy_lines(target.ctypes.data + begin, source.ctypes.data + begin, end - begin)
+    routine(target.ctypes.data + begin, source.ctypes.data + begin, end - begin)
     target[:begin], target[end:] = source[:begin], source[end:]
 
 
@@ -79,7 +93,7 @@ class _Routine:
         self._run(target, source, size)
 
 
-@functools.cache
+@cache
 def _line_copier() -> _Routine | None:
     """Return what copies whole lines, or None where ordinary copies have to do."""
     if platform.machine() != "x86_64" or ctypes.sizeof(ctypes.c_void_p) != 8:

@@ -1,5 +1,6 @@
 """How an attached driver reaches its cluster: one socket, and one thread that reads it."""
 
+import logging
 import os
 import socket
 import threading
@@ -11,15 +12,22 @@ from typing import Any
 
 from .connection import Connection
 from .errors import EngineError
+from .guard import Guard
 from .logs import Printer
 from .refs import HoldLog
 from .value import error_value
 from .views import Reader
-from .waits import Answer
+from .waits import Answer, describe_wait
 from .wire import Message
+
+log = logging.getLogger(__name__)
 
 _IDLE_POLL_S = 0.1
 """How long dropped refs may go unnoticed when nothing else happens."""
+_PATIENCE_S = 10.0
+"""After this long a ``get`` logs what it waits for."""
+_GLANCE_S = 1.0
+"""How long it waits for the engine to say what that is."""
 
 
 class _Question:
@@ -33,8 +41,8 @@ class _Question:
         self.payload = payload
         self._done.set()
 
-    def wait(self, timeout_s: float | None) -> None:
-        self._done.wait(timeout_s)
+    def wait(self, timeout_s: float | None) -> bool:
+        return self._done.wait(None if timeout_s is None else max(0.0, timeout_s))
 
 
 class DriverLink:
@@ -45,7 +53,7 @@ class DriverLink:
     ) -> None:
         self._connection, self._holds, self._reader = connection, holds, reader
         self._printer = Printer() if log_to_driver else None
-        self._sending = threading.Lock()
+        self._sending = Guard()
         self._state = threading.Lock()
         self._questions: dict[int, _Question] = {}
         self._later: dict[int, Callable[[Answer | None], None]] = {}
@@ -84,7 +92,7 @@ class DriverLink:
         self._send(messages, fd)
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
-        """Send a question and wait for its answer."""
+        """Send a question and wait for its answer; a long ``get`` logs what it waits for."""
         question = _Question()
         with self._state:
             self._num_asked += 1
@@ -94,12 +102,21 @@ class DriverLink:
             self._questions[req] = question
         try:
             self._send([(verb, req, *fields)], None)
-            question.wait(timeout_s)
-        finally:
-            if question.payload is None:  # out of time, or interrupted by Ctrl-C
-                with self._state:
-                    self._questions.pop(req, None)
-                self._send([("cancel", req)], None)
+            is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
+            if is_short or verb != "get":
+                question.wait(timeout_s)
+            elif not question.wait(_PATIENCE_S):
+                began_s = time.monotonic() - _PATIENCE_S
+                self._log_wait(fields[0])
+                left_s = None if timeout_s is None else began_s + timeout_s - time.monotonic()
+                question.wait(left_s)
+        except BaseException:  # Ctrl-C
+            self._withdraw(req, question)
+            if question.payload is not None:
+                self._refuse(question.payload)
+            raise
+        if question.payload is None:
+            self._withdraw(req, question)
         return question.payload
 
     def later(self, verb: str, *fields: Any, then: Callable[[Answer | None], None]) -> int:
@@ -134,8 +151,23 @@ class DriverLink:
         if self._thread is not threading.current_thread():
             self._thread.join()
         self._connection.close()
+        self._sending.restore()
         if self._printer is not None:
             self._printer.print(now_s=float("inf"))
+
+    def _withdraw(self, req: int, question: _Question) -> None:
+        """Take a question back, unless its answer has come: then that is there."""
+        with self._state:
+            is_open = self._questions.pop(req, None) is not None
+        if is_open:
+            self._send([("cancel", req)], None)
+        else:
+            question.wait(None)  # the thread that reads hands it over
+
+    def _log_wait(self, ids: list[int]) -> None:
+        answer = self.ask("pending", ids, timeout_s=_GLANCE_S)
+        if answer is not None and answer[0] == "plain":
+            log.warning("get has waited %g s for %s", _PATIENCE_S, describe_wait(answer[1]))
 
     def _send(self, messages: "list[Message] | tuple[Message, ...]", fd: int | None) -> None:
         with self._sending:

@@ -35,7 +35,7 @@ from .refs import HoldLog
 from .resources import Pool
 from .value import Block
 from .views import Reader
-from .waits import Answer
+from .waits import Answer, describe_wait
 from .wire import Message
 
 log = logging.getLogger(__name__)
@@ -360,8 +360,7 @@ class Engine:
     def _log_wait(self, ids: list[int]) -> None:
         with self._lock:
             reasons = self.node.supervisor.describe_pending(set(ids))
-        shown = "; ".join(reasons[:5]) + (" ..." if len(reasons) > 5 else "")
-        log.warning("get has waited %g s for %d calls: %s", _PATIENCE_S, len(reasons), shown)
+        log.warning("get has waited %g s for %s", _PATIENCE_S, describe_wait(reasons))
 
     def _take_holds(self) -> None:
         changes = self._holds.take()

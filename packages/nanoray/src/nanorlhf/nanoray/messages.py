@@ -19,6 +19,7 @@ To the engine::
     wait    req, ids, n, local  -> ("ready", [id])  n of them; local: brought to the asker
     cancel  req                             the asker gave up waiting
     revoke  req, id, is_forced, is_recursive -> ("plain", why not | None)   cancel the call
+    pending req, ids            -> ("plain", [what each call that owes one does])
     resources req, is_available -> ("plain", {name: amount})
     named   req, name           -> ("plain", fields of an ActorInfo | None)
     kill    actor_id, no_restart

@@ -162,6 +162,7 @@ class Node:
             "machines": self._on_machines,
             "named": self._on_named,
             "next": self._on_next,
+            "pending": self._on_pending,
             "put": self._on_put,
             "resources": self._on_resources,
             "retire": self._on_retire,
@@ -484,6 +485,10 @@ class Node:
 
     def _on_state(self, process: int, req: int, kind: str) -> None:
         self._answer((process, req), ("plain", self._census.rows(kind)))
+
+    def _on_pending(self, process: int, req: int, ids: Sequence[int]) -> None:
+        reasons = self.supervisor.describe_pending(set(ids))
+        self._answer((process, req), ("plain", reasons))
 
     def _on_timeline(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self._timeline.last()))

@@ -3,7 +3,7 @@
 =============  ==================================================================================
 default        the fullest machine that the call leaves at most half full, else the emptiest: few
                machines are woken, none is crowded. Machines with GPUs come last for calls without
-SPREAD         the machine that runs the fewest calls
+SPREAD         the machine that runs the fewest calls; in turn, where those are alike
 fifo           as default, but calls start strictly in the order they came: none overtakes
 round_robin    the machines in turn
 =============  ==================================================================================
@@ -49,16 +49,19 @@ def packed(machines: Mapping[int, Pool], needs: Demand) -> list[int]:
 
 
 def spread(
-    machines: Mapping[int, Pool], needs: Demand, num_running: Mapping[int, int]
+    machines: Mapping[int, Pool], needs: Demand, num_running: Mapping[int, int], last: int
 ) -> list[int]:
-    """Return the machines, the one that runs the fewest calls first.
+    """Return the machines, the one that runs the fewest calls first; of equals that after ``last``.
 
-    >>> spread({0: Pool({}), 1: Pool({})}, (), {0: 1, 1: 0})
+    >>> spread({0: Pool({}), 1: Pool({})}, (), {0: 1, 1: 0}, -1)
     [1, 0]
+    >>> spread({0: Pool({}), 1: Pool({}), 2: Pool({})}, (), {}, 1)
+    [2, 0, 1]
     """
 
-    def rank(machine: int) -> tuple[int, float, int]:
-        return num_running.get(machine, 0), machines[machine].utilisation(needs), machine
+    def rank(machine: int) -> tuple[int, float, bool, int]:
+        used = machines[machine].utilisation(needs)
+        return num_running.get(machine, 0), used, machine <= last, machine
 
     return sorted(machines, key=rank)
 

@@ -125,7 +125,7 @@ class Scheduler:
         """Something was given back before the last ``schedule``, and nothing waits for it."""
         self._was_woken = False
         self._last = -1
-        """The machine chosen last, for ``round_robin``."""
+        """The machine chosen last."""
         self.add_machine(0, pool, node_id=node_id)
 
     # -- machines ------------------------------------------------------------------------------
@@ -241,11 +241,11 @@ class Scheduler:
         """Take up to ``limit`` calls that may follow a running one, for ``hand_over`` to charge.
 
         Only while all that wait want the same as it, and at most half of them: the others are for
-        whoever is free next.
+        whoever is free next. Calls that are to spread follow nobody.
         """
         running = self._running.get(call_id)
         line = self._lines.get(running.want) if running is not None else None
-        if running is None or line is None or len(self._lines) > 1:
+        if running is None or line is None or len(self._lines) > 1 or running.want.is_spread:
             return []
         first = itertools.islice(line, min(limit, len(line) // 2))
         taken = list(itertools.takewhile(fits, first))
@@ -360,7 +360,7 @@ class Scheduler:
         if want.node and not want.is_soft:
             return []
         if want.is_spread:
-            return spread(self._machines, needs, self._num_running)
+            return spread(self._machines, needs, self._num_running, self._last)
         if self._policy == "round_robin":
             return in_turn(self._machines, self._last)
         return packed(self._machines, needs)

@@ -15,8 +15,8 @@ from typing import Protocol
 
 import numpy as np
 
-from . import bulk
 from .blocks import Blocks, block_bytes, round_up
+from .bulk import copier
 from .mapping import new_arena
 from .value import INLINE_BYTES, Block, Pickled, Value, inline
 from .wire import Message
@@ -84,13 +84,13 @@ class Writer:
             parts.append((size, length))
             size += round_up(length, to=_ALIGN)
         block = self._take(size)
-        target = self._arenas[block.arena].bytes[block.offset :]
+        target, copy = self._arenas[block.arena].bytes[block.offset :], copier(size)
         start = 0
         for chunk in pickled.chunks:
-            bulk.copy(target[start : start + len(chunk)], np.frombuffer(chunk, np.uint8))
+            copy(target[start : start + len(chunk)], np.frombuffer(chunk, np.uint8))
             start += len(chunk)
         for source, (start, length) in zip(pickled.buffers, parts[1:], strict=True):
-            bulk.copy(target[start : start + length], np.frombuffer(source, np.uint8))
+            copy(target[start : start + length], np.frombuffer(source, np.uint8))
         return Value(None, tuple(parts), pickled.is_cow, (block.arena, block.offset, block.size))
 
     def take(self, message: Message) -> None:

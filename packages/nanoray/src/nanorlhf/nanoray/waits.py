@@ -13,6 +13,8 @@ Asker = tuple[int, int]
 
 Answer = tuple[Any, ...]
 
+_NUM_SHOWN = 5
+
 
 class _Wait(NamedTuple):
     ids: Sequence[int]
@@ -148,6 +150,16 @@ class Waits:
         entry = self._objects.get(object_id)
         assert entry is not None, "whoever waits for an object holds it"
         return entry
+
+
+def describe_wait(reasons: Sequence[str]) -> str:
+    """Return what a get waits for, in a line.
+
+    >>> describe_wait(["f() runs", "g() waits for its arguments or its turn"])
+    '2 calls: f() runs; g() waits for its arguments or its turn'
+    """
+    more = " ..." if len(reasons) > _NUM_SHOWN else ""
+    return f"{len(reasons)} calls: {'; '.join(reasons[:_NUM_SHOWN])}{more}"
 
 
 def _unwatch(wait: _Wait) -> None:
