@@ -112,15 +112,6 @@ def test_a_wait_for_what_is_lost_on_its_way_ends(two, cluster):
         two.get(ref, timeout=WAIT_S)
 
 
-def test_a_long_get_says_what_it_waits_for(two, monkeypatch, caplog):
-    monkeypatch.setattr("nanorlhf.nanoray.driver_link._PATIENCE_S", 0.2)
-    nap = on(two, "b", name="nap")(lambda: time.sleep(1.5))
-    assert two.get(nap.remote(), timeout=WAIT_S) is None
-    assert "get has waited 0.2 s for 1 calls: nap() runs" in caplog.text
-    with pytest.raises(two.GetTimeoutError):
-        two.get(nap.remote(), timeout=0.3)
-
-
 def test_an_actor_elsewhere_gets_its_calls_in_order_though_some_arguments_must_travel(two):
     @on(two, "b")
     class Log:

@@ -253,6 +253,15 @@ def test_an_array_read_on_all_machines_without_a_copy_is_freed_on_all(ray, machi
         assert len(arenas(process) - before[name]) <= 2, name
 
 
+def test_a_long_get_says_what_it_waits_for(ray, nodes, monkeypatch, caplog):
+    monkeypatch.setattr("nanorlhf.nanoray.driver_link._PATIENCE_S", 0.1)
+    nap = ray.remote(lambda: time.sleep(0.5)).options(name="nap", **on(nodes[1]))
+    assert ray.get(nap.remote(), timeout=WAIT_S) is None
+    assert "get has waited 0.1 s for 1 calls: nap() " in caplog.text
+    with pytest.raises(ray.GetTimeoutError):
+        ray.get(nap.remote(), timeout=0.2)
+
+
 def test_wait_brings_what_it_calls_ready_unless_told_not_to(ray, machines, nodes):
     maker, daemon = Maker.options(**on(nodes[1])).remote(), machines.processes["b"]
     brought, left = maker.make.remote(1), maker.make.remote(2)

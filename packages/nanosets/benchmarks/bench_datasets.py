@@ -8,9 +8,9 @@ in the page cache. Arrow files come with 1k rows a batch (what HF datasets write
 as a single batch (Arrow's best case, which takes a copy of the whole table to make).
 
 Reading a .nano file checks its structure in all of these figures: rows, footer and directory when
-it is opened, places of buffers and offsets when a column is first touched. Data checksums are
-written always, and compared only in the row that says so. Like is timed with like: nobody waits
-for the disk but in the rows named fsync, and every file is written where there is none.
+it is opened, places of buffers and offsets when a column is first touched. Like is timed with
+like, in turn where that is quick enough, so that all meet the machine in the same moods: nobody
+waits for the disk but in the rows named fsync, and every file is written where there is none.
 """
 
 import argparse
@@ -18,6 +18,7 @@ import gc
 import json
 import os
 import platform
+import shlex
 import shutil
 import statistics
 import subprocess
@@ -25,11 +26,13 @@ import sys
 import tempfile
 import time
 from importlib import metadata
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+CHECKSUMS = "data checksums: written always (xxh3_64 but where a row says crc32), compared only in "
+CHECKSUMS += "the row that says so; checks of structure: always on"
+FSYNC = "fsync: off but in rows that say so"
 REPOSITORY = Path(__file__).resolve().parents[3]
 BATCH, LENGTH, SEED = 256, 200, 0
 PEERS = ("datasets", "pyarrow", "polars", "numpy", "xxhash")
@@ -100,6 +103,32 @@ class Results:
                 fn()
             values.append((time.perf_counter() - start) * scale / number)
         self.add(case, impl, values, unit)
+
+    def race(self, case, runs, *, rounds=10):
+        """Time functions in turn, so many calls of each in every round, in ms."""
+        values = {impl: [] for impl in runs}
+        for fn, _ in runs.values():
+            fn()
+        gc.collect()
+        for _ in range(rounds):
+            for impl, (fn, calls) in runs.items():
+                for _ in range(calls):
+                    start = time.perf_counter()
+                    fn()
+                    values[impl].append((time.perf_counter() - start) * 1e3)
+        for impl, found in values.items():
+            self.add(case, impl, found, "ms")
+
+    def behind(self):
+        """Yield the rows of peers that beat ours in the same case."""
+        ours = {row["case"]: row["median"] for row in self.rows if row["impl"] == "nanosets"}
+        for row in self.rows:
+            mine = ours.get(row["case"])
+            if mine is None or row["impl"].startswith(("nanosets", "reading")):
+                continue
+            if row["median"] < mine:
+                names = ("case", "impl", "unit", "median")
+                yield {name: row[name] for name in names} | {"nanosets": mine}
 
     def goal(self, case, at_least, *, against, of=None, impl="nanosets"):
         """Ask that ``impl`` on ``case`` be so many times faster than ``against`` on ``of``."""
@@ -183,12 +212,12 @@ def write_all(results, table, folder):
         "HF datasets": ("hf", lambda: hf.save_to_disk(paths["hf"])),
         "polars": ("polars", lambda: frame.write_ipc(paths["polars"])),
     }
-    written(results, "write", writers, paths, repeats=5)
+    written(results, "write", writers, paths, repeats=9)
     synced = {
         "nanosets": ("nano", nano),
         f"pyarrow, {middle}": (middle, lambda: arrow(middle, fsync=True)),
     }
-    written(results, "write and fsync", synced, paths, repeats=3)
+    written(results, "write and fsync", synced, paths, repeats=5)
     for case in ("write", "write and fsync"):
         results.goal(case, 1.0, against=f"pyarrow, {middle}")
     results.goal("write", 0.75, against=f"pyarrow, {middle}", impl="nanosets, crc32")
@@ -274,42 +303,43 @@ def random_rows(results, ours, arrow, hf, frame, rows):
         return draws[next(turn) % len(draws)]
 
     case = "256 random rows as arrays"
-    tokens, numpy_hf = ours.select_columns(["tokens"]), hf.select_columns(["tokens"])
-    results.time(case, "nanosets", lambda: tokens[draw()]["tokens"], repeats=200)
-    numpy_format = numpy_hf.with_format("numpy")
-    results.time(case, "HF datasets, numpy", lambda: numpy_format[draw()]["tokens"], repeats=40)
+    numpy_format = hf.select_columns(["tokens"]).with_format("numpy")
+    column = ours["tokens"]
+    runs = {
+        "nanosets": (lambda: column[draw()], 20),
+        "HF datasets, numpy": (lambda: numpy_format[draw()]["tokens"], 4),
+        "polars gather": (lambda: frame["tokens"].gather(draw()), 1),
+    }
     for name, table in arrow.items():
-        column, by_hand, loop = table["tokens"], slices(table), looped(table)
-        repeats = 40 if name == "a single batch" else 8
-        results.time(
-            case, f"pyarrow take, {name}", lambda c=column: c.take(draw()), repeats=repeats
-        )
-        results.time(case, f"pyarrow loop, {name}", lambda f=loop: f(draw()), repeats=40)
-        results.time(
-            case,
-            f"pyarrow loop, offsets prepared, {name}",
-            lambda f=by_hand: f(draw()),
-            repeats=100,
-        )
-    results.time(case, "polars gather", lambda: frame["tokens"].gather(draw()), repeats=8)
+        theirs, by_hand, loop = table["tokens"], slices(table), looped(table)
+        takes = 4 if name == "a single batch" else 1
+        runs[f"pyarrow take, {name}"] = (lambda c=theirs: c.take(draw()), takes)
+        runs[f"pyarrow loop, {name}"] = (lambda f=loop: f(draw()), 20)
+        prepared = f"pyarrow loop, offsets prepared, {name}"
+        runs[prepared] = (lambda f=by_hand: f(draw()), 20)
+    results.race(case, runs)
     results.goal(case, 30, against="HF datasets, numpy")
     results.goal(case, 8, against="pyarrow loop, 1k-row batches")
     results.goal(case, 5, against="pyarrow loop, 10k-row batches")
     results.goal(case, 3, against="pyarrow take, a single batch")
 
     case, arrays = "256 random rows packed", case
-    results.time(case, "nanosets", lambda: ours.gather("tokens", draw()), repeats=200)
     single = arrow["a single batch"]["tokens"].combine_chunks()
 
     def packed():
         found = single.take(draw())
         return found.values.to_numpy(), found.offsets.to_numpy()
 
-    results.time(case, "pyarrow take, a single batch", packed, repeats=40)
+    results.race(
+        case,
+        {
+            "nanosets": (lambda: ours.gather("tokens", draw()), 20),
+            "pyarrow take, a single batch": (packed, 10),
+        },
+    )
     results.goal(case, 12, against="HF datasets, numpy", of=arrays)
 
     case = "one row, tokens as numpy"
-    column = ours["tokens"]
     results.time(
         case, "nanosets", lambda: column[12_345 % rows], repeats=50, scale=1e6, unit="us", number=50
     )
@@ -355,25 +385,39 @@ def epochs(results, ours, hf, rows, batches=400):
     results.time(case, "HF datasets, numpy", theirs, repeats=2, scale=each * 4)
 
 
-def ids_of(batch):
-    """Return token ids of a batch of ASCII strings: their bytes as int32, an array for each."""
-    texts = batch["question"]
-    flat = np.frombuffer("".join(texts).encode(), np.uint8).astype(np.int32)
-    edges = np.cumsum([0, *map(len, texts)]).tolist()
-    return {"ids": [flat[a:b] for a, b in pairwise(edges)]}
-
-
-def ids_one_by_one(batch):
-    """Return the same, each string encoded on its own: most of the time is the function's."""
+def ids_of_batch(batch):
+    """Return token ids of strings: their bytes as int32, an array made for each string."""
     return {
         "ids": [np.frombuffer(t.encode(), np.uint8).astype(np.int32) for t in batch["question"]]
     }
 
 
+def ids_of_row(row):
+    """Return the same of one row."""
+    return {"ids": np.frombuffer(row["question"].encode(), np.uint8).astype(np.int32)}
+
+
+def list_of_row(row):
+    """Return the same of one row, as a list."""
+    return {"ids": list(row["question"].encode())}
+
+
+def called(text, function, *, batched):
+    """Read all rows as map does, and call the function on them: what no map can save."""
+    for batch in text.iter(1000):
+        if batched:
+            function(batch)
+        else:
+            for question in batch["question"]:
+                function({"question": question})
+
+
 def maps(results, ours, hf, folder):
-    """Map strings to arrays, by one process and two; the same functions for both libraries."""
+    """Map strings to arrays, by one process and two; the same functions for both libraries.
+
+    HF datasets gets its default format, in which it maps these fastest.
+    """
     text, theirs = ours.select_columns(["question"]), hf.select_columns(["question"])
-    options = {"batched": True, "remove_columns": ["question"]}
     cache = folder / "mapped.arrow"
 
     def once(case, impl, fn, repeats):
@@ -386,27 +430,48 @@ def maps(results, ours, hf, folder):
             values.append(time.perf_counter() - start)
         results.add(case, impl, values, "s")
 
-    def by_hf(function, num_proc=None):
-        theirs.map(
-            function, cache_file_name=str(cache), load_from_cache_file=False, num_proc=num_proc,
-            **options,
-        )  # fmt: skip
+    def compared(case, rows, function, *, batched, repeats, processes):
+        mine, other = text.take(rows), theirs.select(range(min(rows, len(theirs))))
+        options = {"batched": batched, "remove_columns": ["question"]}
+        hfs = {"cache_file_name": str(cache), "load_from_cache_file": False, **options}
+        alone = "reading and calling alone"
+        once(case, alone, lambda: called(mine, function, batched=batched), repeats[0])
+        for count in processes:
+            spread, suffix = (
+                ({}, "") if count == 1 else ({"num_proc": count}, f", {count} processes")
+            )
+            once(
+                case,
+                f"nanosets{suffix}",
+                lambda spread=spread: mine.map(function, **spread, **options),
+                repeats[0],
+            )
+            once(
+                case,
+                f"HF datasets{suffix}",
+                lambda spread=spread: other.map(function, **spread, **hfs),
+                repeats[1],
+            )
+        return options
 
-    for case, fn in (
-        ("map, strings to int32 arrays", ids_of),
-        ("map, the same one by one", ids_one_by_one),
-    ):
-        batches = text.iter(1000)
-        once(case, "reading and calling alone", lambda f=fn, b=batches: [f(some) for some in b], 1)
-        once(case, "nanosets", lambda f=fn: text.map(f, **options), 3)
-        once(case, "nanosets, 2 processes", lambda f=fn: text.map(f, num_proc=2, **options), 3)
-        once(case, "HF datasets", lambda f=fn: by_hf(f), 2)
-        once(case, "HF datasets, 2 processes", lambda f=fn: by_hf(f, 2), 1)
+    case, everything = "map, strings to int32 arrays, batched", len(text)
+    both = {"repeats": (3, 2), "processes": (1, 2)}
+    options = compared(case, everything, ids_of_batch, batched=True, **both)
     out = folder / "mapped.nano"
-    case = "map, strings to int32 arrays"
-    once(case, "nanosets, output= and fsync", lambda: text.map(ids_of, output=out, **options), 1)
-    results.goal(case, 4, against="HF datasets")
-    results.goal(case, 1.5, impl="nanosets, 2 processes", against="nanosets")
+    once(
+        case,
+        "nanosets, output= and fsync",
+        lambda: text.map(ids_of_batch, output=out, **options),
+        1,
+    )
+    by_row = "map, strings to int32 arrays, row by row"
+    compared(by_row, everything, ids_of_row, batched=False, repeats=(3, 1), processes=(1, 2))
+    for name in (case, by_row):
+        results.goal(name, 4, against="HF datasets")
+        results.goal(name, 1.5, impl="nanosets, 2 processes", against="nanosets")
+    case = "map of 100,000 rows, strings to lists of ints, row by row"
+    compared(case, 100_000, list_of_row, batched=False, repeats=(3, 2), processes=(1,))
+    results.goal(case, 2, against="HF datasets")
 
 
 def long_verbs(results, ours, arrow, hf, folder, rows):
@@ -450,7 +515,7 @@ def long_verbs(results, ours, arrow, hf, folder, rows):
         "nanosets": ("nano", lambda: ours.shuffle(seed=2).save_to_disk(target["nano"], sync=False)),
         "HF datasets": ("hf", lambda: hf.shuffle(seed=2).save_to_disk(target["hf"])),
     }
-    written(results, case, savers, target, repeats=2)
+    written(results, case, savers, target, repeats=3)
     written(
         results,
         "shuffle, save and fsync",
@@ -471,8 +536,8 @@ def run(results, folder, rows):
     datasets.disable_progress_bars()
     table = make_table(rows)
     megabytes = table.nbytes / 1e6
-    print(f"\n{rows:,} rows, {megabytes:,.0f} MB\n\n| case | implementation | median |")
-    print("| --- | --- | --- |")
+    print(f"\n{rows:,} rows, {megabytes:,.0f} MB\n{CHECKSUMS}\n{FSYNC}\n")
+    print("| case | implementation | median |\n| --- | --- | --- |")
     paths = write_all(results, table, folder)
     del table
     gc.collect()
@@ -529,20 +594,30 @@ def main():
         reached = "-" if v["ratio"] is None else f"{v['ratio']:.2f}"
         mark = "" if v["ratio"] and v["ratio"] >= v["goal"] else " MISSED"
         print(f"| {v['case']} | {v['impl']} | {v['against']} | {v['goal']} | {reached}{mark} |")
+    behind = list(results.behind())
+    print("\n| behind in | to | theirs | ours |\n| --- | --- | --- | --- |")
+    for b in behind:
+        print(
+            f"| {b['case']} | {b['impl']} | {b['median']:.4g} {b['unit']} | {b['nanosets']:.4g} |"
+        )
     cpus = len(os.sched_getaffinity(0))
     out = options.out or Path(__file__).parent / "results" / f"datasets-cpu-{cpus}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
     result = {
         "bench": "datasets",
-        "command": "python packages/nanosets/benchmarks/bench_datasets.py",
+        "command": shlex.join(
+            ["python", "packages/nanosets/benchmarks/bench_datasets.py", *sys.argv[1:]]
+        ),
         "commit": git_commit(),
         "hardware": f"{processor()}, {cpus} CPUs",
         "versions": {"python": platform.python_version()}
         | {name: metadata.version(name) for name in PEERS},
         "table": {"rows": options.rows, "megabytes": megabytes},
-        "data_checksums": "written always; compared only where the case says so",
+        "data_checksums": CHECKSUMS,
+        "fsync": FSYNC,
         "rows": results.rows,
         "goals": verdicts,
+        "behind": behind,
     }
     out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"\nwritten to {out}", file=sys.stderr)

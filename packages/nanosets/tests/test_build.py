@@ -1,3 +1,5 @@
+from collections import defaultdict
+
 import numpy as np
 import pytest
 
@@ -115,3 +117,15 @@ def test_first_bad_finds_the_row_that_breaks_the_prefix():
             raise SchemaError("", "seven")
 
     assert [first_bad([*range(bad), 7, 7], attempt) for bad in (0, 1, 5)] == [0, 1, 5]
+
+
+def test_a_row_that_makes_up_missing_keys_is_not_asked_for_them():
+    rows = [defaultdict(list, a=1), {"a": 2, "b": [3]}]
+    assert table(rows).pylist()[0] == {"a": 1, "b": None}
+    assert dict(rows[0]) == {"a": 1}
+
+
+def test_values_of_one_kind_and_of_several_have_the_same_type_in_any_order():
+    assert str(build([1.5, 2]).dtype) == str(build([2, 1.5]).dtype) == "float64"
+    assert build([None, 1]).pylist() == [None, 1]
+    assert build([1, None]).pylist() == [1, None]

@@ -8,7 +8,7 @@ from nanorlhf.nanosets import CorruptFileError, Writer
 from nanorlhf.nanosets.checksum import chosen, function_of
 from nanorlhf.nanosets.column import Column
 from nanorlhf.nanosets.reader import File
-from nanorlhf.nanosets.sink import ASIDE_BYTES
+from nanorlhf.nanosets.sink import ASIDE_BYTES, SLAB_BYTES
 
 
 def test_auto_is_the_fastest_that_is_installed(monkeypatch):
@@ -45,7 +45,7 @@ def test_checksums_are_those_of_their_definition_as_signed_numbers():
 
 
 @pytest.mark.parametrize("checksum", ["crc32", "xxh3_64"])
-@pytest.mark.parametrize("size", [10, ASIDE_BYTES // 8 + 10])
+@pytest.mark.parametrize("size", [10, ASIDE_BYTES // 8 + 10, SLAB_BYTES // 8, SLAB_BYTES // 2 + 10])
 def test_each_buffer_has_the_checksum_of_its_bytes_in_the_directory(checksum, size, tmp_path):
     path = tmp_path / "a.nano"
     with Writer(path, checksum=checksum, chunk_rows=size) as writer:

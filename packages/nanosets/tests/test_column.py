@@ -131,3 +131,16 @@ def test_numbers_of_a_column_belong_to_the_caller(tmp_path):
     for found in (ds, load_dataset(tmp_path / "a.nano")):
         found["n"].numpy()[:] = 7
         assert found["n"][:] == [0, 1, 2, 3]
+
+
+def test_numbered_rows_that_follow_one_another_are_read_as_they_lie(tmp_path):
+    values = [f"v{i}" for i in range(10)]
+    ds = Dataset.from_dict({"s": values, "n": np.arange(10)})
+    ds.save_to_disk(tmp_path / "a.nano", chunk_rows=4)
+    for numbers in (range(2, 9), [2, 3, 4, 8, 7, 6, 5], [3, 3, 4, 6], [5], []):
+        picked = load_dataset(tmp_path / "a.nano").select(numbers)
+        assert picked["s"][:] == list(picked["s"]) == [values[i] for i in numbers]
+        assert picked["n"].block(0, len(numbers)).pylist() == list(numbers)
+    assert not picked.select([])["n"][:]
+    kept = load_dataset(tmp_path / "a.nano").select(range(4, 8))
+    assert not kept["n"].block(0, 3).values.flags.owndata

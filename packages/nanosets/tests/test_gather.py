@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nanorlhf.nanosets import Ragged
-from nanorlhf.nanosets.gather import expand, offsets_of, packed, resolve
+from nanorlhf.nanosets.gather import JOINED_ROWS, expand, offsets_of, packed, resolve
 
 RANGES = st.lists(st.tuples(st.integers(0, 200), st.integers(0, 90)), max_size=8)
 
@@ -86,3 +86,18 @@ def test_anything_else_is_refused_with_the_way_out(key):
 def test_a_row_out_of_range_is_named(key, bad):
     with pytest.raises(IndexError, match=rf"row {bad} is not in a dataset of 5 rows; use 0 \.\. 4"):
         resolve(key, 5)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.float16])
+@pytest.mark.parametrize("mean", [4, 40, 400, 3000])
+def test_ranges_of_every_length_are_packed_whatever_way_is_fastest(mean, dtype):
+    rng = np.random.default_rng(mean)
+    values = rng.integers(0, 100, 50_000).astype(dtype)
+    starts = rng.integers(0, 40_000, JOINED_ROWS + 7)
+    stops = starts + rng.integers(0, 2 * mean, len(starts))
+    found = packed(values, starts, stops)
+    assert found.dtype == dtype
+    assert found.flags.owndata
+    assert found.flags.writeable
+    want = [values[a:b] for a, b in zip(starts, stops, strict=True)]
+    assert np.array_equal(found, np.concatenate(want))

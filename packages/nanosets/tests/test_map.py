@@ -275,3 +275,44 @@ def test_arrays_that_are_alike_or_not_become_the_same_lists(ds):
         assert [a.tolist() for a in found["a"]] == [a.tolist() for a in made]
     square = ds.map(lambda row: {"a": np.eye(2, dtype=np.int8)})
     assert str(square.schema["a"]) == "list<list<int8>>"
+
+
+def test_a_function_that_stops_an_iteration_is_an_error_not_an_end(ds):
+    def stop(row, i):
+        return {"n": next(iter([])) if i == 7 else i}
+
+    with pytest.raises(RuntimeError, match="the function raised StopIteration at row 7; catch it"):
+        ds.map(stop, with_indices=True, batch_size=4, remove_columns=["i", "t"])
+    with pytest.raises(RuntimeError, match="raised StopIteration at row 0"):
+        ds.filter(lambda row: next(iter([])))
+
+
+@pytest.mark.parametrize("kind", [None, "python", "numpy"])
+def test_a_function_by_rows_gets_what_one_by_batches_gets(kind, ds):
+    ds = ds.with_format(kind)
+    options = {"fn_kwargs": {"by": 2}, "with_indices": True, "batch_size": 4}
+
+    def row(i, t, at, by):
+        return {"n": i * by + at, "u": list(t) * by}
+
+    def batch(numbers, lists, at, by):
+        lists = lists.rows() if isinstance(lists, Ragged) else lists
+        made = [row(i, t, a, by) for i, t, a in zip(numbers, lists, at, strict=True)]
+        return {name: [m[name] for m in made] for name in ("n", "u")}
+
+    found = ds.map(row, input_columns=["i", "t"], **options)
+    want = ds.map(batch, input_columns=["i", "t"], batched=True, **options)
+    assert str(found[:]) == str(want[:])
+    assert found["n"][:] == [2 * i + at for at, i in enumerate(ds["i"])]
+    whole = ds.map(lambda row, at, by: {"n": row["i"] * by + at}, **options)
+    assert whole["n"][:] == found["n"][:]
+
+
+def test_a_transform_feeds_functions_by_rows_and_makes_as_many(ds):
+    doubled = ds.with_transform(lambda batch: {"i": [2 * i for i in batch["i"]]})
+    assert doubled.map(lambda i: {"e": i + 1}, input_columns="i", batch_size=4)["e"][:] == [
+        2 * i + 1 for i in ds["i"]
+    ]
+    fewer = ds.with_transform(lambda batch: {"d": batch["i"][1:]})
+    with pytest.raises(ValueError, match="the transform made 3 rows of 4; make one of each"):
+        fewer.map(lambda row: {"e": 1}, batch_size=4)

@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 
 from nanorlhf.nanosets.arrays import Numbers
 from nanorlhf.nanosets.bits import Bits
@@ -31,6 +32,19 @@ def test_strings_under_a_null_need_not_be_utf8():
     array.valid = Bits.pack(np.array([True, False, True]))
     assert array.pylist() == ["a", None, "c"]
     assert [array.item(0, i) for i in range(3)] == ["a", None, "c"]
+
+
+@pytest.mark.parametrize("words", [["a", "bc", ""], ["a", "\u00e9", "\u20ac\U0001f600", ""]])
+@pytest.mark.parametrize("nulls", [False, True])
+def test_strings_that_follow_one_another_are_those_read_one_by_one(nulls, words):
+    values = [None if nulls and i % 5 == 3 else words[i % len(words)] for i in range(30)]
+    array = build(values)
+    for start, stop in ((0, 30), (7, 23), (4, 4)):
+        assert array.stretch(0, start, stop) == values[start:stop]
+        window = array.window(0, start, stop)
+        assert window.pylist() == [window.item(0, i) for i in range(stop - start)]
+    structs = build([{"s": v} if v != "" else None for v in values])
+    assert structs.stretch(0, 2, 9) == [{"s": v} if v != "" else None for v in values[2:9]]
 
 
 def test_a_null_struct_hides_its_fields():

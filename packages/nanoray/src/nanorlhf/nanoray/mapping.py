@@ -3,6 +3,7 @@
 A reader's pages are the shared ones until it writes, and then a copy that only it sees.
 """
 
+import errno
 import fcntl
 import mmap
 import os
@@ -50,7 +51,9 @@ def _mapped(fd: int, size: int, *, flags: int) -> mmap.mmap:
     try:
         return mmap.mmap(fd, size, flags=flags, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     except OSError as error:
+        if error.errno != errno.ENOMEM:
+            raise
         raise MemoryError(
-            f"out of memory: process {os.getpid()} cannot map an arena of {size} bytes ({error}); "
+            f"out of memory: process {os.getpid()} cannot map an arena of {size} bytes; "
             f"drop views of other objects, or raise the process's limit (ulimit -v)"
         ) from error

@@ -63,6 +63,10 @@ class Array(ABC):
     def buffers(self) -> Iterator[Buffer]:
         """Yield the buffers of a compact array in file order, None for an absent one."""
 
+    def stretch(self, chunk: int, start: int, stop: int) -> list[Any]:
+        """Return elements ``start .. stop`` of a chunk as Python values, as ``rows`` does."""
+        return self.rows(chunk, np.arange(start, stop))
+
     def spans(self, chunk: Chunk, starts: Ints, stops: Ints) -> "Array":
         """Return the elements of B ranges end to end, as a compact array."""
         lengths = stops - starts
@@ -71,7 +75,7 @@ class Array(ABC):
 
     def run(self, chunk: int, start: int, stop: int) -> Any:  # noqa: ANN401 - array or list
         """Return one range as the value of a list: an array of numbers, else a list."""
-        return self.rows(chunk, np.arange(start, stop))
+        return self.stretch(chunk, start, stop)
 
     def runs(self, chunk: Chunk, starts: Ints, stops: Ints) -> list[Any]:
         """Return B ranges, each as the value of a list."""
@@ -85,7 +89,7 @@ class Array(ABC):
 
     def pylist(self) -> list[Any]:
         """Return the elements of a one-chunk array as Python values."""
-        return self.rows(0, np.arange(self.length))
+        return self.stretch(0, 0, self.length)
 
     @property
     def nbytes(self) -> int:

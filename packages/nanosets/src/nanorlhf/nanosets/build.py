@@ -6,26 +6,25 @@ float64; numpy values keep their own width. ``datetime`` becomes timestamp[us] i
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from datetime import date
-from functools import reduce
 from itertools import chain
+from operator import countOf, itemgetter
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .arrays import Array, Bools, Nulls, Numbers
+from .arrays import Array, Nulls
 from .bits import Bits, Mask
+from .build_arrays import lists_of_alike, lists_of_some
+from .build_flat import build_bools, build_bytes, build_numbers, build_text, filled, validity
 from .build_times import build_times
-from .convert import concat, convert
 from .errors import SchemaError
-from .gather import Ints, Ragged, offsets_of
-from .nested import Bytes, Structs, Text, lists
-from .types import Binary, DType, Field, Number, Struct, Utf8, unify
+from .gather import Ragged, offsets_of
+from .nested import Structs, lists
+from .types import Field, Struct
 from .vectors import as_array, flat_array, is_flat
-
-EXACT_FLOAT = 2**53
-"""Largest range of ints that float64 holds without gaps."""
 
 
 def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever a caller has
@@ -58,8 +57,8 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
         return import_array(values)
     if hasattr(values, "__array__"):
         return _from_array(as_array(values), field)
-    rows = list(values)
-    every_kind = set(map(type, rows))
+    rows = values if type(values) is list else list(values)
+    every_kind = _kinds(rows)
     kinds = every_kind - {type(None)}
     if not kinds:
         return Nulls(len(rows))
@@ -78,9 +77,9 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Structs:
     Raises:
         SchemaError: As in ``build``, with the number of the row; or a row is not a mapping.
     """
-    for i, row in enumerate(rows):
-        if not isinstance(row, Mapping):
-            raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
+    if not all(issubclass(kind, Mapping) for kind in set(map(type, rows))):
+        i, row = next((i, row) for i, row in enumerate(rows) if not isinstance(row, Mapping))
+        raise SchemaError("", f"a row is a mapping, not {_short(row)}; give a dict", row=i)
     try:
         return _fields(rows, "")
     except SchemaError as error:
@@ -124,6 +123,12 @@ def first_bad(rows: Sequence[Any], attempt: Callable[[Sequence[Any]], object]) -
     return bad - 1
 
 
+def _kinds(rows: list[Any]) -> set[type]:
+    kind = type(rows[0]) if rows else type(None)
+    # Most columns are of one kind, and to count is a quarter faster than to fill a set.
+    return {kind} if countOf(map(type, rows), kind) == len(rows) else set(map(type, rows))
+
+
 def _short(value: object) -> str:
     text = repr(value)
     return text if len(text) <= 60 else f"{text[:57]}..."
@@ -140,84 +145,9 @@ def _family(kind: type, field: str) -> str:
     )
 
 
-def _validity(rows: list[Any], kinds: Collection[type]) -> Mask | None:
-    if type(None) not in kinds:
-        return None
-    mask = np.fromiter((row is not None for row in rows), np.bool_, len(rows))
-    return None if mask.all() else mask
-
-
-def _filled(rows: list[Any], fill: object) -> list[Any]:
-    return [fill if row is None else row for row in rows]
-
-
-def _bools(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del field
-    valid = _validity(rows, kinds)
-    bits = Bits.pack(np.array(_filled(rows, False), np.bool_))
-    return Bools(bits, length=len(rows), valid=Bits.unless_all(valid))
-
-
-def _numbers(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    valid = _validity(rows, kinds)
-    full = rows if valid is None else _filled(rows, 0)
-    kinds = set(kinds) - {type(None)}
-    dtype = reduce(lambda a, b: unify(a, b, field=field), map(_number_type, kinds))
-    assert isinstance(dtype, Number)
-    if dtype.numpy.kind == "f" and any(not issubclass(k, float | np.floating) for k in kinds):
-        _refuse_inexact(full, field)
-    try:
-        values = np.array(full, dtype.numpy)
-    except OverflowError:
-        dtype = Number("uint64")
-        try:
-            values = np.array(full, np.uint64)
-        except OverflowError:
-            low, high = min(full), max(full)
-            rule = f"the ints {low} .. {high} fit neither int64 nor uint64; store them as str"
-            raise SchemaError(field, rule) from None
-    return Numbers(dtype, values, valid=Bits.unless_all(valid))
-
-
-def _number_type(kind: type) -> DType:
-    if issubclass(kind, np.generic) and kind is not np.longdouble:
-        return Number(np.dtype(kind).name)
-    return Number("int64" if issubclass(kind, int) else "float64")
-
-
-def _refuse_inexact(rows: list[Any], field: str) -> None:
-    for value in rows:
-        if isinstance(value, int | np.integer) and abs(int(value)) > EXACT_FLOAT:
-            rule = f"{value} stands among floats and float64 does not hold it; store them as str"
-            raise SchemaError(field, rule)
-
-
-def _text(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    valid = _validity(rows, kinds)
-    try:
-        encoded = [row.encode() for row in (rows if valid is None else _filled(rows, ""))]
-    except UnicodeEncodeError as error:
-        rule = f"a str with the lone surrogate {error.object[error.start]!r} is not UTF-8; mend it"
-        raise SchemaError(field, rule) from None
-    return Text(Utf8(), *_joined(encoded), valid=Bits.unless_all(valid))
-
-
-def _bytes(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    del field
-    valid = _validity(rows, kinds)
-    full = [bytes(row) for row in (rows if valid is None else _filled(rows, b""))]
-    return Bytes(Binary(), *_joined(full), valid=Bits.unless_all(valid))
-
-
-def _joined(strings: list[bytes]) -> tuple[Ints, Numbers]:
-    lengths = np.fromiter(map(len, strings), np.int64, len(strings))
-    data = np.frombuffer(b"".join(strings), np.uint8)
-    return offsets_of(lengths), Numbers(Number("uint8"), data)
-
-
 def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    valid = _validity(rows, kinds)
-    full = rows if valid is None else _filled(rows, ())
+    valid = validity(rows, kinds)
+    full = rows if valid is None else filled(rows, ())
     lengths = np.fromiter(map(len, full), np.int64, len(full))
     child = build(list(chain.from_iterable(full)), field=f"{field}[]")
     return lists(offsets_of(lengths), child, valid=valid)
@@ -225,10 +155,9 @@ def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     """Numpy arrays, or what turns into them: one list per row."""
-    alike = _joined_alike(rows) if set(kinds) == {np.ndarray} else None
+    alike = lists_of_alike(rows, field) if set(kinds) == {np.ndarray} else None
     if alike is not None:
-        lengths = np.fromiter(map(len, rows), np.int64, len(rows))
-        return lists(offsets_of(lengths), flat_array(alike, field))
+        return alike
     arrays = [None if row is None else as_array(row) for row in rows]
     ndims = {a.ndim for a in arrays if a is not None}
     if len(ndims) > 1:
@@ -238,46 +167,33 @@ def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
         return build([None if a is None else a[()] for a in arrays], field=field)
     if ndim > 1 or any(a is not None and not is_flat(a.dtype) for a in arrays):
         return _lists([None if a is None else list(a) for a in arrays], kinds, field)
-    valid = _validity(rows, kinds)
-    full = [np.zeros(0) if a is None else a for a in arrays]
-    lengths = np.fromiter(map(len, full), np.int64, len(full))
-    # An empty array is float64 by numpy's default, not by anyone's intent.
-    flats = [a for a in full if len(a)] or [a for a in arrays if a is not None][:1]
-    dtypes = {a.dtype for a in flats}
-    if len(dtypes) == 1:
-        return lists(offsets_of(lengths), flat_array(np.concatenate(flats), field), valid=valid)
-    parts = [flat_array(a, field) for a in flats]
-    dtype = reduce(lambda a, b: unify(a, b, field=f"{field}[]"), {p.dtype for p in parts})
-    child = concat([convert(p, dtype, field=f"{field}[]") for p in parts])
-    return lists(offsets_of(lengths), child, valid=valid)
-
-
-def _joined_alike(rows: list[NDArray[Any]]) -> NDArray[Any] | None:
-    """Return flat arrays of one dtype, as most functions return them, end to end; else None."""
-    first = rows[0]
-    if first.ndim != 1 or not is_flat(first.dtype):
-        return None
-    try:
-        return np.concatenate(rows, dtype=first.dtype, casting="no")
-    except (TypeError, ValueError):  # another dtype, or another number of dimensions
-        return None
+    return lists_of_some(arrays, field)
 
 
 def _structs(rows: list[Any], kinds: Collection[type], field: str) -> Array:
-    valid = _validity(rows, kinds)
-    found = _fields(rows if valid is None else _filled(rows, {}), field)
+    valid = validity(rows, kinds)
+    found = _fields(rows if valid is None else filled(rows, {}), field)
     found.valid = Bits.unless_all(valid)
     return found
 
 
 def _fields(rows: Sequence[Mapping[str, Any]], field: str) -> Structs:
     children: dict[str, Array] = {}
+    dicts = set(map(type, rows)) == {dict}  # what else maps keys may make up what it lacks
     for name in dict.fromkeys(chain.from_iterable(rows)):
         if not isinstance(name, str):
             raise SchemaError(field, f"the key {name!r} is not a str; give str keys")
         path = f"{field}.{name}" if field else name
-        children[name] = build([row.get(name) for row in rows], field=path)
+        children[name] = build(_of_each(rows, name, dicts=dicts), field=path)
     return struct(children, length=len(rows))
+
+
+def _of_each(rows: Sequence[Mapping[str, Any]], name: str, *, dicts: bool) -> list[Any]:
+    """Return a key's value in each row, None where it is missing."""
+    if dicts:
+        with suppress(KeyError):
+            return list(map(itemgetter(name), rows))
+    return [row.get(name) for row in rows]
 
 
 _FAMILIES: dict[str, tuple[type, ...]] = {
@@ -291,11 +207,11 @@ _FAMILIES: dict[str, tuple[type, ...]] = {
     "list": (list, tuple, range),
 }
 _MAKERS: dict[str, Callable[[list[Any], Collection[type], str], Array]] = {
-    "bool": _bools,
-    "number": _numbers,
+    "bool": build_bools,
+    "number": build_numbers,
     "time": build_times,
-    "text": _text,
-    "bytes": _bytes,
+    "text": build_text,
+    "bytes": build_bytes,
     "struct": _structs,
     "list": _lists,
     "array": _arrays,

@@ -1,7 +1,9 @@
 """Calling a user's function on rows or batches, and making columns or a mask of what it returns."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -46,23 +48,38 @@ class Call:
     fn_kwargs: Mapping[str, Any] = field(default_factory=dict)
 
     def answers(self, rows: Range) -> Any:  # noqa: ANN401 - whatever the function returns
-        """Return what the function says of a batch; of its rows, in a list, if not batched."""
-        if self.inputs.format.transform is not None:
-            batch = self.inputs.batch_at(rows)
-            return self._all_on(batch, [] if self.batched else transposed(batch), rows)
-        lazy = LazyBatch(self.inputs, rows)
-        return self._all_on(lazy, [] if self.batched else lazy.rows_one_by_one(), rows)
+        """Return what the function says of a batch; of its rows, in a list, if not batched.
 
-    def _all_on(
-        self, batch: Mapping[str, Any], dicts: Sequence[Mapping[str, Any]], rows: Range
-    ) -> Any:  # noqa: ANN401
+        Raises:
+            RuntimeError: The function raised StopIteration.
+            ValueError: A transform made another number of rows.
+        """
+        function = partial(self.function, **self.fn_kwargs) if self.fn_kwargs else self.function
         if self.batched:
-            return self._on(batch, list(range(*rows)))
-        return [self._on(row, index) for row, index in zip(dicts, range(*rows), strict=True)]
+            batch = self._batch(rows)
+            whole: list[Any] = [batch[name] for name in self.input_columns] or [batch]
+            return function(*whole, *([list(range(*rows))] if self.with_indices else []))
+        each = self._each(rows)
+        # ``map`` calls it with no frame of ours between two rows; a StopIteration would end that.
+        found = list(map(function, *each, *([range(*rows)] if self.with_indices else [])))
+        if len(found) != rows.stop - rows.start:
+            row = rows.start + len(found)
+            raise RuntimeError(f"the function raised StopIteration at row {row}; catch it there")
+        return found
 
-    def _on(self, inputs: Mapping[str, Any], index: Any) -> Any:  # noqa: ANN401
-        args = [inputs[name] for name in self.input_columns] or [inputs]
-        return self.function(*args, *([index] if self.with_indices else []), **self.fn_kwargs)
+    def _batch(self, rows: Range) -> Mapping[str, Any]:
+        transforms = self.inputs.format.transform is not None
+        return self.inputs.batch_at(rows) if transforms else LazyBatch(self.inputs, rows)
+
+    def _each(self, rows: Range) -> list[Iterable[Any]]:
+        """Return what the function gets of each row, an iterable for each argument."""
+        batch = self._batch(rows)
+        if isinstance(batch, LazyBatch):
+            return [batch.each(name) for name in self.input_columns] or [batch.rows_one_by_one()]
+        dicts, size = transposed(batch), rows.stop - rows.start
+        if len(dicts) != size:
+            raise ValueError(f"the transform made {len(dicts)} rows of {size}; make one of each")
+        return [map(itemgetter(name), dicts) for name in self.input_columns] or [dicts]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,9 +40,24 @@ def function_of(name: Checksum) -> Callable[[Any], int]:
     except ImportError:
         raise ImportError("checksum='xxh3_64' needs xxhash; pip install xxhash") from None
     digest = xxhash.xxh3_64_intdigest
+    return lambda data: _signed(digest(data))
 
-    def signed(data: Any) -> int:  # noqa: ANN401 - any buffer
-        found = int(digest(data))
-        return found - (found >> 63 << 64)
 
-    return signed
+class Xxh3:
+    """The xxh3_64 of bytes that come piece by piece."""
+
+    def __init__(self) -> None:
+        import xxhash
+
+        self._state = xxhash.xxh3_64()
+        self.update: Callable[[Any], None] = self._state.update
+        """Takes the next bytes."""
+
+    @property
+    def value(self) -> int:
+        """The checksum of what came so far, as a signed 64-bit integer."""
+        return _signed(self._state.intdigest())
+
+
+def _signed(found: int) -> int:
+    return found - (found >> 63 << 64)

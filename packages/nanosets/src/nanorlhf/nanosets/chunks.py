@@ -72,13 +72,24 @@ class Part(ABC):
 
     def windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows ``start .. stop`` as compact arrays, one for each chunk, without a copy."""
+        for run in self._runs(start, stop):
+            yield self.array.window(*run)
+
+    def stretch(self, start: int, stop: int) -> list[Any]:
+        """Return rows ``start .. stop`` as Python values."""
+        found: list[Any] = []
+        for run in self._runs(start, stop):
+            found += self.array.stretch(*run)
+        return found
+
+    def _runs(self, start: int, stop: int) -> Iterator[tuple[int, int, int]]:
+        """Yield the chunk, first and last of rows ``start .. stop`` in each chunk they touch."""
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
-        edges = self.starts.tolist()
         for chunk in range(first, len(self.chunk_rows)):
-            if edges[chunk] >= stop:
+            begin, end = self.starts[chunk : chunk + 2].tolist()
+            if begin >= stop:
                 break
-            low, high = max(start, edges[chunk]), min(stop, edges[chunk + 1])
-            yield self.array.window(chunk, low - edges[chunk], high - edges[chunk])
+            yield chunk, max(start, begin) - begin, min(stop, end) - begin
 
 
 class MemoryPart(Part):

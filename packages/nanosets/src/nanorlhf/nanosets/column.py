@@ -18,8 +18,8 @@ from .convert import all_null, concat, convert
 from .errors import CorruptFileError
 from .exchange import Exchange
 from .fixed import FixedLists
-from .gather import Ints, Ragged, offsets_of, packed, resolve
-from .ragged import all_lengths, gathered, lengths_of, owned
+from .gather import Ints, Ragged, offsets_of, resolve
+from .ragged import all_lengths, gathered, interleaved, lengths_of, owned
 from .reader import File
 from .types import DType
 
@@ -80,11 +80,12 @@ class Column(Exchange, Sequence[Any]):
         """Return one value, or the list of those that a slice or integer sequence picks."""
         if isinstance(key, INTEGER) and not isinstance(key, bool):
             return self.item(int(key))
-        return self.values(resolve(key, self._length))
+        some = self._range(key)
+        return self.values(resolve(key, self._length)) if some is None else self.stretch(*some)
 
     def __iter__(self) -> Iterator[Any]:
         for start in range(0, self._length, BLOCK_ROWS):
-            yield from self.values(np.arange(start, min(start + BLOCK_ROWS, self._length)))
+            yield from self.stretch(start, min(start + BLOCK_ROWS, self._length))
 
     def item(self, index: int) -> Any:  # noqa: ANN401 - a value of any column type
         """Return one value.
@@ -127,6 +128,19 @@ class Column(Exchange, Sequence[Any]):
                 out[at] = value
         return out
 
+    def stretch(self, start: int, stop: int) -> list[Any]:
+        """Return the values of rows ``start .. stop``."""
+        some = self._stored(start, stop)
+        if some is None:
+            return self.values(np.arange(start, stop))
+        found: list[Any] = []
+        for part, low, high in self._touched(*some):
+            try:
+                found += part.stretch(low, high)
+            except UnicodeDecodeError:
+                raise _bad_text(part) from None
+        return found
+
     def take(self, indices: Ints) -> Array:
         """Return the values at ``indices``, none of them negative, as a compact array."""
         found = self._by_part(indices, lambda part, rows: part.array.take(*part.locate(rows)))
@@ -146,17 +160,32 @@ class Column(Exchange, Sequence[Any]):
 
     def block(self, start: int, stop: int) -> Array:
         """Return rows ``start .. stop`` as a compact array; a view when they lie in one chunk."""
-        if self.rows is not None:
+        some = self._stored(start, stop)
+        if some is None:
             return self.take(np.arange(start, stop))
-        found = list(self._windows(start, stop))
+        found = list(self._windows(*some))
         return concat(found) if found else all_null(self.dtype, 0)
+
+    def _stored(self, start: int, stop: int) -> tuple[int, int] | None:
+        """Return where rows ``start .. stop`` lie in the parts if they follow one another there."""
+        if self.rows is None:
+            return start, stop
+        rows = self.rows[start:stop]
+        if not len(rows) or rows[-1] - rows[0] != len(rows) - 1 or (np.diff(rows) != 1).any():
+            return None
+        return int(rows[0]), int(rows[-1]) + 1
 
     def _windows(self, start: int, stop: int) -> Iterator[Array]:
         """Yield rows of a column that are not numbered, a view of each chunk."""
+        for part, low, high in self._touched(start, stop):
+            yield from part.windows(low, high)
+
+    def _touched(self, start: int, stop: int) -> Iterator[tuple[Part, int, int]]:
+        """Yield the parts that rows, not numbered ones, lie in, and where in them."""
         for part, first in zip(self.parts, self._starts.tolist(), strict=False):
             low, high = max(start - first, 0), min(stop - first, part.length)
             if low < high:
-                yield from part.windows(low, high)
+                yield part, low, high
 
     def _range(self, indices: object) -> tuple[int, int] | None:
         """Return first and last of rows that follow one another as they are stored, else None."""
@@ -205,15 +234,7 @@ class Column(Exchange, Sequence[Any]):
         if isinstance(found, Whole):
             ragged: Ragged = found.result
             return ragged
-        values = np.concatenate([piece.result.values for piece in found])
-        lengths = np.zeros(len(indices), np.int64)
-        begins = np.zeros(len(indices), np.int64)
-        shift = 0
-        for at, (some, offsets) in found:
-            lengths[at] = np.diff(offsets)
-            begins[at] = offsets[:-1] + shift
-            shift += len(some)
-        return Ragged(owned(packed(values, begins, begins + lengths)), offsets_of(lengths))
+        return interleaved(found, len(indices))
 
     def padded(
         self,

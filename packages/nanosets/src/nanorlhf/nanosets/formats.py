@@ -187,7 +187,7 @@ def _hidden(ds: "Dataset", columns: Sequence[str] | None) -> frozenset[str]:
 
 
 def _stored(column: Column, rows: Rows) -> list[Any]:
-    return column.values(np.arange(*rows) if isinstance(rows, Range) else rows)
+    return column.stretch(*rows) if isinstance(rows, Range) else column.values(rows)
 
 
 def _python(column: Column, rows: Rows) -> list[Any]:

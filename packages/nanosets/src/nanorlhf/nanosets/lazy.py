@@ -22,13 +22,22 @@ class LazyBatch(MutableMapping[str, Any]):
         rows: Which rows.
     """
 
-    __slots__ = ("ds", "read", "rows")
+    __slots__ = ("_by_row", "ds", "read", "rows")
 
     def __init__(self, ds: "Dataset", rows: Range) -> None:
         self.ds = ds
         self.rows = rows
         self.read: dict[str, Any] = {}
         """Columns that were asked for, or set."""
+        self._by_row: dict[str, Any] = {}
+
+    def each(self, name: str) -> Any:  # noqa: ANN401 - a sequence of whatever the format makes
+        """Return a column as a sequence of one value a row."""
+        found = self._by_row.get(name)
+        if found is None:
+            found = self[name]
+            self._by_row[name] = found = found.rows() if isinstance(found, Ragged) else found
+        return found
 
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - whatever the format makes
         if name not in self.read:
@@ -74,11 +83,7 @@ class LazyRow(MutableMapping[str, Any]):
     def __getitem__(self, name: str) -> Any:  # noqa: ANN401 - whatever the format makes
         if name in self.changed:
             return self.changed[name]
-        column = self.batch[name]
-        if not isinstance(column, Ragged):
-            return column[self.place]
-        values, offsets = column
-        return values[offsets[self.place] : offsets[self.place + 1]]
+        return self.batch.each(name)[self.place]
 
     def __setitem__(self, name: str, value: Any) -> None:  # noqa: ANN401
         self.changed[name] = value

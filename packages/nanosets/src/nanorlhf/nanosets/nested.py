@@ -149,28 +149,27 @@ class Text(Bytes):
 
     __slots__ = ()
 
-    def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
-        """Return strings and None."""
-        starts, stops = self.bounds(chunk, local)
-        base = self.child.base[chunk]
-        text = self._ascii(base + starts, base + stops)
-        if text is None:
-            return super().rows(chunk, local)
-        edges = offsets_of(stops - starts).tolist()
-        return self._with_nulls([text[a:b] for a, b in pairwise(edges)], chunk, local)
+    def stretch(self, chunk: int, start: int, stop: int) -> list[Any]:
+        """Return strings and None.
 
-    def _ascii(self, starts: Ints, stops: Ints) -> str | None:
-        """Return strings that follow one another as one, if their bytes are their characters.
-
-        To cut that is three times as fast as to decode one by one.
+        Where bytes are characters, to cut one long string is twice as fast as to decode each.
         """
-        if len(starts) < 2 or not np.array_equal(starts[1:], stops[:-1]):
-            return None
-        data = self.child.values.data[int(starts[0]) : int(stops[-1])]
+        at, base = self.starts[chunk], self.child.starts[chunk]
+        edges = self.edges[at + start : at + stop + 1]
+        low, high = int(edges[0]), int(edges[-1])
+        data = self.child.values.data[base + low : base + high]
+        ends = (edges - low).tolist()
         try:
-            return str(data, "ascii")
+            text = str(data, "ascii")
         except UnicodeDecodeError:
-            return None
+            if self.valid is not None:  # what lies under a null need not be UTF-8
+                return super().stretch(chunk, start, stop)
+            raw = data.tobytes()
+            return [raw[a:b].decode() for a, b in pairwise(ends)]
+        found: list[Any] = [text[a:b] for a, b in pairwise(ends)]
+        return (
+            found if self.valid is None else self._with_nulls(found, chunk, np.arange(start, stop))
+        )
 
     def decode(self, data: memoryview) -> str:
         """Return one string."""
@@ -210,12 +209,22 @@ class Structs(Array):
 
     def rows(self, chunk: Chunk, local: Ints) -> list[Any]:
         """Return dicts and None."""
-        names = list(self.children)
         columns = [child.rows(chunk, local) for child in self.children.values()]
+        return self._with_nulls(self._dicts(columns, len(local)), chunk, local)
+
+    def stretch(self, chunk: int, start: int, stop: int) -> list[Any]:
+        """Return dicts and None."""
+        columns = [child.stretch(chunk, start, stop) for child in self.children.values()]
+        found = self._dicts(columns, stop - start)
+        return (
+            found if self.valid is None else self._with_nulls(found, chunk, np.arange(start, stop))
+        )
+
+    def _dicts(self, columns: list[list[Any]], count: int) -> list[Any]:
+        names = list(self.children)
         if not names:
-            return self._with_nulls([{} for _ in range(len(local))], chunk, local)
-        dicts = [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
-        return self._with_nulls(dicts, chunk, local)
+            return [{} for _ in range(count)]
+        return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
 
     def buffers(self) -> Iterator[Buffer]:
         """Yield validity and the buffers of each field."""

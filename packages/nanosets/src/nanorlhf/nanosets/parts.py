@@ -16,6 +16,9 @@ from .types import DType, unify
 from .workers import Done, Share
 from .writer import Writer
 
+PART_CHUNK_ROWS = 8192
+"""Rows of a chunk of a part at most: a few MiB, which the processor's cache still holds."""
+
 
 def folder_for(output: str | Path | None) -> str:
     """Make a folder for parts: beside ``output``, or where the system keeps temporary files."""
@@ -57,7 +60,8 @@ def write_blocks(path: str, blocks: Iterable[Block]) -> bool:
         ValueError: There are none for some ranges only.
     """
     found = []
-    with Writer(path, sync=False) as writer:  # the file is gone before the machine is
+    # The file is gone before the machine is; chunks are small, to be joined while in the cache.
+    with Writer(path, sync=False, chunk_rows=PART_CHUNK_ROWS) as writer:
         for block in blocks:
             found.append(block.rows is not None)
             if block.rows is not None:

@@ -1,5 +1,6 @@
 """Rows of a list array packed end to end, and how long they are."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -7,6 +8,7 @@ from numpy.typing import NDArray
 
 from .arrays import Array, Bools, Nulls, Numbers
 from .bits import Chunk
+from .chunks import Piece
 from .fixed import FixedLists, Tensors
 from .gather import Ints, Ragged, expand, offsets_of, packed
 from .nested import Lists, Text
@@ -73,3 +75,16 @@ def gathered(array: Array, chunk: Chunk, local: Ints) -> Ragged:
     if isinstance(inner, Bools):
         return Ragged(inner.flat(), offsets)
     return Ragged(owned(inner.as_numpy(inner.values)), offsets)
+
+
+def interleaved(pieces: Sequence[Piece], count: int) -> Ragged:
+    """Return what was gathered from several parts as ``count`` lists in the order of their rows."""
+    values = np.concatenate([piece.result.values for piece in pieces])
+    lengths = np.zeros(count, np.int64)
+    begins = np.zeros(count, np.int64)
+    shift = 0
+    for at, (some, offsets) in pieces:
+        lengths[at] = np.diff(offsets)
+        begins[at] = offsets[:-1] + shift
+        shift += len(some)
+    return Ragged(owned(packed(values, begins, begins + lengths)), offsets_of(lengths))

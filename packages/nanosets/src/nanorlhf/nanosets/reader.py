@@ -6,7 +6,6 @@ since that reads the whole file.
 """
 
 import os
-import zlib
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,25 +17,10 @@ from .arrays import Array
 from .casts import first_not_utf8
 from .checksum import function_of
 from .convert import all_null
-from .directory import (
-    ABSENT,
-    Directory,
-    dictionaries_of,
-    slots_of,
-    value_slots,
-)
+from .description import describe
+from .directory import ABSENT, dictionaries_of, slots_of, value_slots
 from .errors import CorruptFileError
-from .format import (
-    ALIGNMENT,
-    HEADER,
-    TRAILER,
-    Footer,
-    FormatError,
-    Trailer,
-    decode_footer,
-    decode_header,
-    decode_trailer,
-)
+from .format import FormatError
 from .gather import Ints
 from .kept import Kept
 from .layout import Layout, Loaded, Mapped, Store
@@ -45,8 +29,6 @@ from .source import IO, Source
 from .types import Schema
 from .zstd import expand
 
-TAIL_BYTES = 16 << 10
-"""Bytes at the end of a file that are read at once: most often all that describes it."""
 CACHE_BYTES = 256 << 20
 """Bytes of chunks that a file which is not mapped keeps after they were read."""
 
@@ -81,7 +63,9 @@ class File:
         self._values: dict[int, Array] = {}
         self._source = Source(self.path, io)
         try:
-            self._open(end)
+            found = describe(self._source, end)
+            self.uuid, self.end, self.footer, self._directory = found
+            self.chunk_rows: Ints = self._directory.rows
             if verify:
                 self.verify()
         except FormatError as error:
@@ -90,43 +74,6 @@ class File:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return reopen, (self.path, self.uuid, self.end, self.io)
-
-    def _open(self, end: int | None) -> None:
-        source = self._source
-        if source.size < HEADER.size + TRAILER.size:
-            raise FormatError(f"header: the file has {source.size} bytes, too few for a .nano file")
-        header = decode_header(source.peek(0, HEADER.size))
-        self.uuid = header.uuid
-        self.end = end or header.committed or source.size
-        if not HEADER.size + TRAILER.size <= self.end <= source.size:
-            raise FormatError(f"header: {self.end} bytes count, the file has {source.size}")
-        # One read for all that describes a usual file: it costs less than touching mapped pages.
-        tail = source.peek(max(0, self.end - TAIL_BYTES), self.end)
-        source.load(self.end)
-        trailer = decode_trailer(tail[-TRAILER.size :], self.end)
-        raw = self._near_end(tail, trailer.footer, trailer.footer + trailer.footer_bytes)
-        if zlib.crc32(raw) != trailer.footer_crc:
-            raise FormatError("footer: checksum does not match")
-        self.footer: Footer = decode_footer(raw)
-        self._directory = self._read_directory(tail, trailer)
-        self.chunk_rows: Ints = self._directory.rows
-
-    def _read_directory(self, tail: bytes, trailer: Trailer) -> Directory:
-        start = self.footer.directory
-        stop = start + self.footer.directory_bytes
-        if start % ALIGNMENT or start < HEADER.size or stop > trailer.footer:
-            raise FormatError(f"directory: {start} .. {stop} is not before the footer")
-        raw = self._near_end(tail, start, stop)
-        if zlib.crc32(raw) != trailer.directory_crc:
-            raise FormatError("directory: checksum does not match")
-        return Directory(np.frombuffer(raw, "<i8"), self.footer, trailer.footer)
-
-    def _near_end(self, tail: bytes, start: int, stop: int) -> bytes:
-        """Return bytes ``start .. stop``, from the file if they lie before its tail."""
-        first = self.end - len(tail)
-        if start >= first:
-            return tail[start - first : stop - first]
-        return self._source.read(start, stop).tobytes()
 
     @property
     def schema(self) -> Schema:

@@ -1,20 +1,22 @@
 """The bytes of a ``.nano`` file being written, in the order of the file.
 
-Checksums are computed by another thread while the bytes are written: both leave Python to itself,
-and whichever touches a buffer second finds it in the processor's cache. zstd runs before both.
+A buffer is read from memory once, for its checksum and the write. xxh3_64 takes a small part of
+the time of the write, so it runs over some bytes just before they are written, which then lie in
+the processor's cache. crc32 takes as long as the write, so another thread computes it meanwhile:
+both leave Python to itself. zstd runs before either.
 """
 
 import os
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .arrays import Array, Buffer, Numbers
-from .checksum import Checksum, function_of
+from .checksum import Checksum, Xxh3, function_of
 from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
@@ -33,7 +35,9 @@ from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
 ASIDE_BYTES = 64 << 10
-"""Size from which a buffer's checksum is worth handing to the other thread."""
+"""Size from which a buffer's checksum is worth more than one call beside the write."""
+SLAB_BYTES = 512 << 10
+"""Bytes written at a time, which a fast cache holds."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -70,18 +74,31 @@ class Sink:
         self._aside = ThreadPoolExecutor(1)
         self._syncs = sync
 
-    def _put(self, data: memoryview) -> int:
-        """Write all of ``data`` and its padding; return its offset."""
+    def _put(self, data: memoryview, look: Callable[[memoryview], object] | None = None) -> int:
+        """Write all of ``data`` and its padding; return its offset.
+
+        Args:
+            data: Bytes.
+            look: Called with some bytes at a time before they are written.
+        """
         start, gap = self._at, padding(len(data))
         self._at += len(data) + gap
-        left = [part for part in (data, ZEROS[:gap]) if len(part)]
+        rest = len(data) % SLAB_BYTES
+        for at in range(0, len(data) - rest, SLAB_BYTES):
+            self._write([data[at : at + SLAB_BYTES]], look)
+        self._write([data[len(data) - rest :], ZEROS[:gap]], look)
+        return start
+
+    def _write(self, left: list[memoryview], look: Callable[[memoryview], object] | None) -> None:
+        if look is not None:
+            look(left[0])
+        left = [part for part in left if len(part)]
         while left:
             done = os.writev(self._file, left)
             while left and done >= len(left[0]):
                 done -= len(left.pop(0))
             if left:
                 left[0] = left[0][done:]
-        return start
 
     def add(self, rows: Structs) -> None:
         """Append a chunk of rows."""
@@ -97,20 +114,26 @@ class Sink:
     def _put_all(self, buffers: Iterable[Buffer]) -> list[tuple[int, ...]]:
         """Append buffers; return the slot of each."""
         width = 3 if self._compressor is None else 4
-        slots: list[tuple[tuple[int, ...], Future[int] | None]] = []
+        slots: list[tuple[tuple[int, ...], Callable[[], int]]] = []
         for buffer in buffers:
             if buffer is None:
-                slots.append(((ABSENT,) * width, None))
+                slots.append(((ABSENT,) * width, lambda: ABSENT))
                 continue
             data = np.ascontiguousarray(buffer).view(np.uint8)
             stored = data if self._compressor is None else self._compressor.shrink(data)
-            aside = None
-            if len(stored) >= ASIDE_BYTES:
-                aside = self._aside.submit(self._checksum, stored.data)
-            at = self._put(stored.data)
-            crc = 0 if aside is not None else self._checksum(stored.data)
-            slots.append(((at, len(stored), crc, len(data))[:width], aside))
-        return [s if f is None else (*s[:2], f.result(), *s[3:]) for s, f in slots]
+            at, checksum = self._put_checked(stored.data)
+            slots.append(((at, len(stored), ABSENT, len(data))[:width], checksum))
+        return [(*slot[:2], checksum(), *slot[3:]) for slot, checksum in slots]
+
+    def _put_checked(self, data: memoryview) -> tuple[int, Callable[[], int]]:
+        """Write a buffer; return its offset, and what returns its checksum when it is there."""
+        if len(data) < ASIDE_BYTES:
+            return self._put(data), partial(int, self._checksum(data))
+        if self._encoding.checksum == "crc32":
+            aside = self._aside.submit(self._checksum, data)
+            return self._put(data), aside.result
+        seen = Xxh3()
+        return self._put(data, seen.update), lambda: seen.value
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
         """Write what comes after the chunks, and wait for the disk."""

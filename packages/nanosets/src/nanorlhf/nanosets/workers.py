@@ -8,6 +8,7 @@ such a function is an error. A worker sends a message for every range it has don
 end; the end of its pipe without that is its death, so nothing can hang.
 """
 
+import gc
 import os
 import pickle
 import signal
@@ -262,8 +263,9 @@ def _serve(
     job: Job, share: Share, pipe: "Connection", other_end: "Connection | None" = None
 ) -> None:
     """Do a share in this process, and say so."""
-    if other_end is not None:
+    if other_end is not None:  # a fork
         other_end.close()
+        gc.freeze()  # a collection that looked through what the parent made would copy it all
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its workers
     try:
         result = job(share, lambda rows: pipe.send(None))

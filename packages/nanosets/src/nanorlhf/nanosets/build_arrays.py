@@ -1,0 +1,49 @@
+"""Flat arrays of numpy, one a row, into a column of lists."""
+
+from collections.abc import Sequence
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .bits import Mask
+from .convert import concat, convert
+from .gather import Ints, offsets_of
+from .nested import Lists, lists
+from .types import unify
+from .vectors import flat_array, is_flat
+
+
+def lists_of_alike(rows: Sequence[NDArray[Any]], field: str) -> Lists | None:
+    """Return flat arrays of one dtype, as most functions return them, as lists; else None."""
+    first = rows[0]
+    if first.ndim != 1 or not is_flat(first.dtype):
+        return None
+    try:
+        values = np.concatenate(rows, dtype=first.dtype, casting="no")
+    except (TypeError, ValueError):  # another dtype, or another number of dimensions
+        return None
+    return lists(_offsets(rows), flat_array(values, field))
+
+
+def lists_of_some(rows: Sequence[NDArray[Any] | None], field: str) -> Lists:
+    """Return flat arrays and None, at least one of them an array, as lists of a common type.
+
+    Raises:
+        SchemaError: There is none.
+    """
+    valid: Mask | None = np.fromiter((row is not None for row in rows), np.bool_, len(rows))
+    full = [np.zeros(0) if row is None else row for row in rows]
+    # An empty array is float64 by numpy's default, not by anyone's intent.
+    flats = [row for row in full if len(row)] or [row for row in rows if row is not None][:1]
+    if len({row.dtype for row in flats}) == 1:
+        return lists(_offsets(full), flat_array(np.concatenate(flats), field), valid=valid)
+    parts = [flat_array(row, field) for row in flats]
+    dtype = reduce(lambda a, b: unify(a, b, field=f"{field}[]"), {p.dtype for p in parts})
+    child = concat([convert(p, dtype, field=f"{field}[]") for p in parts])
+    return lists(_offsets(full), child, valid=valid)
+
+
+def _offsets(rows: Sequence[NDArray[Any]]) -> Ints:
+    return offsets_of(np.fromiter(map(len, rows), np.int64, len(rows)))
