@@ -19,7 +19,7 @@ import torch
 L2_BYTES = 60 << 20
 MAX_SETS = 24
 WARMUP, REPEATS = 3, 25
-MIN_REPLAY_MS = 0.4
+MIN_REPLAY_MS = 2.0  # starting a replay takes about 0.01 of them, and is timed too
 UNITS = {"GB/s": 1e9, "TFLOP/s": 1e12}
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -138,30 +138,46 @@ def measure(make, *, sets, graph=True):
 
 
 def _replayable(calls, stream, *, graph):
+    """Return what runs the calls, how many that makes, and whether a graph holds them.
+
+    The calls are repeated until a replay takes ``MIN_REPLAY_MS``, by the time that a replay of one
+    round takes: called one by one, small kernels wait for Python, and rounds would be too few.
+    """
+    run = _replay(calls, 1, stream) if graph else None
+    captured = run is not None
+    run = run or _in_turn(calls, 1)
+    run()  # the first replay uploads the graph
     start, stop = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    for call in calls:
-        call()
+    run()
     stop.record()
     stop.synchronize()
-    rounds = max(1, min(50, int(MIN_REPLAY_MS / max(1e-3, start.elapsed_time(stop)))))
+    rounds = min(200, int(MIN_REPLAY_MS / max(1e-3, start.elapsed_time(stop))))
+    if rounds > 1:
+        del run  # and the memory its graph keeps
+        run = _replay(calls, rounds, stream) if captured else _in_turn(calls, rounds)
+    return run, max(1, rounds) * len(calls), captured
 
+
+def _in_turn(calls, rounds):
     def run():
         for _ in range(rounds):
             for call in calls:
                 call()
 
-    count = rounds * len(calls)
-    if not graph:
-        return run, count, False
+    return run
+
+
+def _replay(calls, rounds, stream):
+    """Return the replay of a graph of the calls, None where they cannot be captured."""
     captured = torch.cuda.CUDAGraph()
     try:
         with torch.cuda.graph(captured, stream=stream):
-            run()
+            _in_turn(calls, rounds)()
     except Exception:  # noqa: BLE001 - what cannot be captured is timed eagerly, and marked
         torch.cuda.synchronize()
-        return run, count, False
-    return captured.replay, count, True
+        return None
+    return captured.replay
 
 
 def randn(*shape, grad=False, dtype=torch.bfloat16):

@@ -67,8 +67,55 @@ def cases() -> Iterator[Case]:
                     )
 
 
+def gluon_cases() -> Iterator[Case]:
+    from triton.experimental.gluon import language as gl
+
+    from nanorlhf.nanokernels.attention import gluon_dkdv, gluon_dq
+
+    flat = gl.NVMMASharedLayout(swizzle_byte_width=0, element_bitwidth=32, rank=1)
+    numbers = dict.fromkeys(("capacity", "slots", "tokens", "window"), "i32")
+    pointers = {"plan_ptr": "*i32", "lse_ptr": "*fp32", "stats_ptr": "*fp32"}
+    names = ("q", "k", "v", "o", "do", "dq", "dk", "dv")
+    for name, kernel in {"dq": gluon_dq._dq_kernel, "dkdv": gluon_dkdv._dkdv_kernel}.items():
+        for key, config in table(f"attention_gluon_{name}").items():
+            block = [1, 1, 64, int(key)]
+            layout = gl.NVMMASharedLayout.get_default_for(block, gl.bfloat16)
+            rows = {f"{x}_rows": f"tensordesc<bf16{block},{layout!r}>" for x in names}
+            types = signature(
+                kernel,
+                "bf16",
+                **rows,
+                **numbers,
+                **pointers,
+                stats=f"tensordesc<fp32[128],{flat!r}>",
+                scale="fp32",
+            )
+            for mask, flags in MASKS.items():
+                constants = {"GROUP": 2, "D": int(key), "SLOTS": config["slots"], **flags}
+                yield Case(f"gluon-{name}-{key}-{mask}", kernel, types, constants, 4)
+
+
+def plan_cases() -> Iterator[Case]:
+    from nanorlhf.nanokernels.attention import backward_plan as plan
+
+    kernel = plan._plan_kernel
+    numbers = dict.fromkeys(("sequences", "programs", "capacity", "window"), "i32")
+    sizes = {"TILE": plan.TILE, "STEP": plan.STEP, "COLUMNS": plan.COLUMNS, "SPAN": 32}
+    for of_keys in (False, True):
+        constants = {"HEADS": 16, "OF_KEYS": of_keys, **MASKS["window"], **sizes}
+        name = f"plan-{'keys' if of_keys else 'queries'}"
+        yield Case(name, kernel, signature(kernel, "i32", **numbers), constants, 1)
+
+
+def all_cases() -> Iterator[Case]:
+    yield from cases()
+    yield from gluon_cases()
+    yield from plan_cases()
+
+
 def test_the_backward_of_a_qwen3_compiles_without_spilling(compiled):
     names = ["dq-128/2-packed-causal", "dkdv-128/2-packed-causal"]
+    names += ["gluon-dq-128-causal", "gluon-dkdv-128-causal"]
     for usage in compiled(__file__, *names):
         assert usage["tensor_core_instructions"] > 0, usage
 
@@ -76,8 +123,8 @@ def test_the_backward_of_a_qwen3_compiles_without_spilling(compiled):
 @pytest.mark.slow
 def test_every_entry_of_the_backwards_tables_compiles_without_spilling(compiled):
     for usage in compiled(__file__):
-        assert usage["tensor_core_instructions"] > 0, usage
+        assert usage["tensor_core_instructions"] > 0 or usage["case"].startswith("plan"), usage
 
 
 if __name__ == "__main__":
-    report(cases(), sys.argv[1:])
+    report(all_cases(), sys.argv[1:])

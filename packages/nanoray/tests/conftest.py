@@ -233,3 +233,11 @@ def make_certificate(tmp_path_factory):
         return certificate, key, authority
 
     return make
+
+
+@pytest.fixture
+def two(cluster):
+    """A head with resource "a" and an agent with resource "b", and this process as a driver."""
+    cluster.start("a", "127.0.0.1", resource="a")
+    cluster.start("b", "127.0.0.2", resource="b")
+    return cluster.attach()

@@ -50,7 +50,7 @@ class World:
         self.sent.append((process, message))
 
     def ask(self, req):
-        self.answers.give((ASKER, req), ("values", [(1, self.objects.get(1).value)]))
+        self.answers.give_values((ASKER, req), [(1, self.objects.get(1).value)])
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ def later(ray):
 def held_in(ray):
     """The ids that questions of the driver still wait for."""
     del ray
-    return nanoray.session.current()._link.node._waits._waits
+    return nanoray.session.current()._link.node._gets._gets
 
 
 def test_a_ref_gives_a_future(ray, later):

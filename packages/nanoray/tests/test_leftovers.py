@@ -25,6 +25,7 @@ def num_entries(node):
         "queued": len(scheduler._lines) + len(scheduler._wants),
         "running": len(scheduler._running),
         "paused": len(scheduler._paused),
+        "gets": len(node._gets._gets),
         "waits": len(node._waits._waits),
         "streams": len(node.streams),
         "codes": len(supervisor.calls.codes),

@@ -4,7 +4,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from nanorlhf.nanosets import Dataset, Ragged, SchemaError, load_dataset, results
+from nanorlhf.nanosets import Dataset, Ragged, SchemaError, calls, load_dataset, results
 
 
 @pytest.fixture
@@ -316,3 +316,24 @@ def test_a_transform_feeds_functions_by_rows_and_makes_as_many(ds):
     fewer = ds.with_transform(lambda batch: {"d": batch["i"][1:]})
     with pytest.raises(ValueError, match="the transform made 3 rows of 4; make one of each"):
         fewer.map(lambda row: {"e": 1}, batch_size=4)
+
+
+def test_the_garbage_collector_waits_for_short_ranges_and_is_back_after_an_error(ds, monkeypatch):
+    seen = []
+    ds.map(lambda row: seen.append(gc.isenabled()), batch_size=5)
+    ds.filter(lambda row: seen.append(gc.isenabled()), batch_size=5)
+    assert seen == [False] * 20
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError):
+        ds.map(lambda row: {"n": 1 // 0})
+    assert gc.isenabled()
+    seen.clear()
+    monkeypatch.setattr(calls, "PAUSED_ROWS", 4)
+    ds.map(lambda row: seen.append(gc.isenabled()), batch_size=5)
+    assert seen == [True] * 10
+    gc.disable()
+    try:
+        ds.map(lambda row: None)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

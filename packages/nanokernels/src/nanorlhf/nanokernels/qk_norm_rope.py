@@ -17,6 +17,9 @@ same angles and then is RMSNorm's (see :mod:`.rms_norm`): a program keeps its pi
 every G-th token with the next ones in flight, and holds its part of the weight's gradient in
 registers; a second kernel adds the parts in a fixed order.
 
+The file is long because an operator's reference, kernels, registration, checks and what tunes it
+stand together, here as elsewhere.
+
 Memory bound: 2 (H + K) D elements move per token forward, 3 (H + K) D backward, and D floats of the
 table.
 

@@ -5,18 +5,13 @@ The names are Ray's: ``init, remote, get, put, wait, kill, placement_group``.
 
 from .actor_pool import ActorPool
 from .api import (
-    available_resources,
     cancel,
-    cluster_resources,
     get,
     get_actor,
-    get_gpu_ids,
     get_placement_group,
-    get_runtime_context,
     init,
     is_initialized,
     kill,
-    nodes,
     placement_group,
     put,
     remove_placement_group,
@@ -41,6 +36,13 @@ from .errors import (
 )
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
+from .inventory import (
+    available_resources,
+    cluster_resources,
+    get_gpu_ids,
+    get_runtime_context,
+    nodes,
+)
 from .queue import Empty, Full, Queue
 from .rank_group import Group, Scatter
 from .refs import ObjectRef

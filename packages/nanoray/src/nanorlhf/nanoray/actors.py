@@ -56,7 +56,7 @@ class _Actor:
         spec = self.creation.spec
         if self.death is not None:
             return "DEAD"
-        if self.worker is not None and spec.id not in self.worker.calls:
+        if self.worker is not None and self.creation.id not in self.worker.calls:
             return "ALIVE"
         is_first = self.creation.retries_left == spec.retries
         return "PENDING_CREATION" if is_first else "RESTARTING"
@@ -130,8 +130,12 @@ class Actors:
         else:
             if call.spec.retries is None:
                 call.retries_left = actor.creation.spec.task_retries
-            actor.queues.setdefault(call.caller, deque()).append(call)
-            self.pump(call.spec.actor)
+            queue = actor.queues.get(call.caller)
+            if queue is None:
+                queue = actor.queues[call.caller] = deque()
+            queue.append(call)
+            if len(queue) == 1:  # else the first in it holds it up
+                self._pump_queue(actor, queue)
 
     def drop(self, call: Call) -> None:
         """Take a method call that has not been sent out of its queue."""
@@ -150,14 +154,18 @@ class Actors:
         if actor is None or actor.worker is None or actor.death is not None:
             return
         for queue in actor.queues.values():
-            while queue and not queue[0].num_missing:
-                call = queue.popleft()
-                error = self._calls.argument_error(call)
-                if error is None:
-                    self._calls.send(actor.worker, call)
-                else:
-                    self._calls.fail(call, error)
+            self._pump_queue(actor, queue)
         self._end_if_done(actor)
+
+    def _pump_queue(self, actor: _Actor, queue: deque[Call]) -> None:
+        """Send the calls of one caller, up to the first that waits for its arguments."""
+        while queue and actor.worker is not None and not queue[0].num_missing:
+            call = queue.popleft()
+            error = self._calls.argument_error(call) if call.needed else None
+            if error is None:
+                self._calls.send(actor.worker, call)
+            else:
+                self._calls.fail(call, error)
 
     def finished(self, actor_id: int) -> None:
         """A call has been answered."""
@@ -202,7 +210,7 @@ class Actors:
             actor.worker.calls.clear()
             self._kill(actor.worker.id)
         else:
-            self._withdraw(actor.creation.spec.id)
+            self._withdraw(actor.creation.id)
         for call in (actor.creation, *sent, *queued):
             self._calls.fail(call, actor.death)
         if actor.creation.spec.is_detached:
@@ -243,7 +251,7 @@ class Actors:
         if not actor.creation.take_retry():
             self.bury(actor_id, reason)
             return
-        is_new = actor.creation.spec.id in actor.worker.calls
+        is_new = actor.creation.id in actor.worker.calls
         calls = [call for call in actor.worker.calls.values() if call is not actor.creation]
         actor.worker.calls.clear()
         actor.worker = None

@@ -7,7 +7,7 @@ blocks or dies, and when another could begin it: nothing waits behind a task tha
 """
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from .calls import Call, Calls, Worker
@@ -21,8 +21,8 @@ _NEW = 0.2  # weight of the newest time in a function's mean
 class TicketOffice(Protocol):
     """What lets calls begin."""
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -72,17 +72,22 @@ class Ahead:
             return
 
         def fits(call_id: int) -> bool:
-            spec = self._calls[call_id].spec
-            is_light = spec.stream is None and not spec.deps and not spec.args_id
+            other = self._calls[call_id]
+            spec = other.spec
+            is_light = spec.stream is None and not other.needed
             return is_light and spec.code == call.spec.code and spec.env == worker.key.env
 
-        for call_id in self._scheduler.ahead(call.spec.id, limit - num_ahead, fits):
+        taken = self._scheduler.ahead(call.id, limit - num_ahead, fits)
+        if not taken:
+            return
+        tickets = list(itertools.islice(self._numbers, len(taken)))
+        self._office.offer(worker.id, tickets)
+        for call_id, ticket in zip(taken, tickets, strict=True):
             following = self._calls[call_id]
-            following.ticket = next(self._numbers)  # new each time: it may be taken back and come
-            self._office.offer(worker.id, following.ticket)
+            following.ticket = ticket  # new each time: it may be taken back and come again
             self._calls.send(worker, following)
             following.state = "queued"
-            self._holders[worker.id] = worker
+        self._holders[worker.id] = worker
 
     def go_on(self, worker: Worker) -> bool:
         """Let the next call have what the finished one was granted; return False for none."""
@@ -90,8 +95,8 @@ class Ahead:
         if following is None:
             self._holders.pop(worker.id, None)
             return False
-        self._scheduler.hand_over(worker.grant, following.spec.id)
-        worker.grant, following.state = following.spec.id, "running"
+        self._scheduler.hand_over(worker.grant, following.id)
+        worker.grant, following.state = following.id, "running"
         self.fill(worker, following)
         return True
 
@@ -102,8 +107,8 @@ class Ahead:
         recalled = set(self._office.recall(worker.id))
         waiting = [call for call in worker.calls.values() if call.ticket in recalled]
         for call in waiting:
-            del worker.calls[call.spec.id]
-        if any(call.spec.id == worker.grant for call in waiting):
+            del worker.calls[call.id]
+        if any(call.id == worker.grant for call in waiting):
             self._scheduler.release(worker.grant)  # it has answered one and not begun the next
             self._on_rest(worker)
         for call in reversed(waiting):

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from .refs import UserValue
 from .spill import write_spill
-from .value import Value
 from .views import Reader
 from .waits import Answer
 from .wire import Message
@@ -111,5 +110,5 @@ class Allowance:
 
     def _plain(self, answer: Answer) -> UserValue:
         if answer[0] == "error":
-            raise self._reader.load(0, Value(*answer[1]))
+            raise self._reader.load(0, answer[1])
         return answer[1]

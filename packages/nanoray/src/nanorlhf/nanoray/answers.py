@@ -45,10 +45,8 @@ class Answers:
         """Questions whose values are on their way to the asker's machine."""
 
     def give(self, asker: Asker, payload: Answer) -> None:
-        """Answer a question, with ``("values", [(id, value)])`` as the object table has them."""
-        if payload[0] == "values":
-            self._bring(asker, payload[1])
-        elif payload[0] == "error":
+        """Answer a question."""
+        if payload[0] == "error":
             self._reply(asker, ("error", tuple(payload[1])))
         else:
             self._reply(asker, payload)
@@ -69,8 +67,8 @@ class Answers:
         """Bring a ready object to the machine of a process; ``then`` is called if it fails, too."""
         self._transfers.localize(self._machines.of(process), [object_id], lambda _: then())
 
-    def _bring(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
-        """Answer with values, as soon as they are on the asker's machine."""
+    def give_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
+        """Answer with values of the object table, once they are on the asker's machine."""
         if self._machines.is_one:
             self._reply_values(asker, values)
             return
@@ -112,15 +110,15 @@ class Answers:
 
     def _reply_values(self, asker: Asker, values: Sequence[tuple[int, Value]]) -> None:
         for object_id, value in values:
-            self._lend(asker[0], object_id, value)
-        self._reply(asker, ("values", [(object_id, tuple(value)) for object_id, value in values]))
+            if value.block is not None:
+                self._lend(asker[0], object_id, value)
+        self._reply(asker, ("values", [(object_id, value.raw) for object_id, value in values]))
 
     def _lend(self, process: int, object_id: int, value: Value) -> None:
         """Keep a value where it is until the process has loaded it (``Reader.end_loan``)."""
-        if value.block is not None:
-            self._arenas.ship(process, value)
-            self._objects.hold(process, -object_id, 1)
-            self._objects.touch(object_id)
+        self._arenas.ship(process, value)
+        self._objects.hold(process, -object_id, 1)
+        self._objects.touch(object_id)
 
     def _reply(self, asker: Asker, payload: Answer) -> None:
         process, req = asker

@@ -4,16 +4,15 @@ import atexit
 import importlib.util
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
-from .backend import Context
 from .errors import NanoRayError
 from .generator import ObjectRefGenerator
 from .group import PlacementGroup
 from .memory import check_store_bytes
 from .placement import Strategy
 from .policies import Policy
-from .refs import ObjectRef, UserValue
+from .refs import Holds, ObjectRef, UserValue, ids_of
 from .remote import ActorHandle
 from .session import current, is_open, set_current
 
@@ -216,7 +215,7 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
         GetTimeoutError: Time is up; the work goes on.
     """
     if isinstance(refs, ObjectRef):
-        return current().get(_ids([refs]), timeout=_checked(timeout))[0]
+        return current().get(_ids((refs,)), timeout=_checked(timeout))[0]
     ids = _ids(refs)
     return current().get(ids, timeout=_checked(timeout)) if ids else []
 
@@ -345,55 +344,26 @@ def remove_placement_group(group: PlacementGroup) -> None:
     current().remove_group(group.id)
 
 
-def nodes() -> list[dict[str, Any]]:
-    """Return a row for each machine of the cluster, those that were lost included.
-
-    Keys as in Ray: NodeID, Alive, Resources, NodeManagerAddress, NodeManagerHostname and
-    NodeManagerPort (0 when the engine is this process's own and listens nowhere).
-    """
-    return current().nodes()
-
-
-def cluster_resources() -> dict[str, float]:
-    """Return the resources of all machines by name, ``{"CPU": 8.0, "license": 2.0}``."""
-    return current().resources(available=False)
-
-
-def get_gpu_ids() -> list[int] | list[str]:
-    """Return the ids of the GPUs given to this process; numbers, unless they are UUIDs.
-
-    They are what CUDA_VISIBLE_DEVICES holds: the first of them is "cuda:0" here.
-    """
-    ids = list(current().context().gpu_ids)
-    return [int(name) for name in ids] if all(name.isdecimal() for name in ids) else ids
-
-
-def available_resources() -> dict[str, float]:
-    """Return the resources that are free now, those of placement groups not included."""
-    return current().resources(available=True)
-
-
-def get_runtime_context() -> Context:
-    """Return where the calling code runs: in the driver, a task or an actor, on which GPUs."""
-    return current().context()
-
-
 def _ids(refs: Sequence[ObjectRef]) -> list[int]:
-    holds = current().holds
     if isinstance(refs, ObjectRefGenerator):
         raise TypeError(_of_stream(refs))
     if not isinstance(refs, Sequence):
         raise TypeError(f"{refs!r} is no ObjectRef and no list of them; pass list(refs)")
-    ids = []
-    for ref in refs:
-        if isinstance(ref, ObjectRefGenerator):
-            raise TypeError(_of_stream(ref))
-        if not isinstance(ref, ObjectRef):
-            raise TypeError(f"{ref!r} is no ObjectRef; pass what .remote() or put() returned")
-        if not ref.belongs_to(holds):
-            raise ValueError(f"{ref!r} belongs to an engine that was shut down; make it again")
-        ids.append(ref.id)
+    holds = current().holds
+    ids = ids_of(refs, holds)
+    if len(ids) < len(refs):
+        _refuse(refs, holds)
     return ids
+
+
+def _refuse(refs: Sequence[ObjectRef], holds: Holds) -> NoReturn:
+    """Raise what is wrong with the first that is no ref of this engine."""
+    bad = next(ref for ref in refs if type(ref) is not ObjectRef or not ref.belongs_to(holds))
+    if isinstance(bad, ObjectRefGenerator):
+        raise TypeError(_of_stream(bad))
+    if type(bad) is ObjectRef:
+        raise ValueError(f"{bad!r} belongs to an engine that was shut down; make it again")
+    raise TypeError(f"{bad!r} is no ObjectRef; pass what .remote() or put() returned")
 
 
 def _of_stream(stream: ObjectRefGenerator) -> str:

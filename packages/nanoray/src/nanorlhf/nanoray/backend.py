@@ -1,6 +1,6 @@
 """What an engine offers: the seam between the public functions and whoever does the work."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -67,6 +67,11 @@ class GroupInfo:
     strategy: str
 
 
+Start = Callable[[tuple[Any, ...], Mapping[str, Any]], Sequence[int]]
+"""Starts a call with these arguments, by position and by keyword; returns the ids of its results,
+each held once."""
+
+
 class Backend(Protocol):
     """An engine, as seen from one process of it. Ids are integers unique in the engine."""
 
@@ -92,12 +97,10 @@ class Backend(Protocol):
         """
         ...
 
-    def submit(
-        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
-    ) -> list[int]:
-        """Start a task; return the ids of its results, each held once.
+    def function(self, code: object, options: Options) -> Start:
+        """Prepare a function; what is returned starts a task.
 
-        A call that streams has one, that of its stream: ``next_item`` takes from it, and as an
+        A call that streams has one result, its stream: ``next_item`` takes from it, and as an
         object it is ready when the generator has ended.
         """
         ...
@@ -108,16 +111,8 @@ class Backend(Protocol):
         """Start an actor; its id is held once."""
         ...
 
-    def call(
-        self,
-        actor: ActorInfo,
-        method: str,
-        args: tuple[Any, ...],
-        kwargs: Mapping[str, Any],
-        *,
-        options: CallOptions,
-    ) -> list[int]:
-        """Call a method; calls of one caller run in the order made. Returns as ``submit``."""
+    def method(self, actor: ActorInfo, name: str, options: CallOptions) -> Start:
+        """Prepare a method of an actor; calls of one caller run in the order made."""
         ...
 
     def future(self, object_id: int) -> "Future[Any]":

@@ -8,33 +8,43 @@ from typing import Any, Literal, NamedTuple
 from .arenas import Arenas, Send
 from .codes import Codes
 from .errors import ObjectLostError
-from .messages import RawValue, Run, Spec
+from .messages import Particulars, RawValue, Spec
 from .objects import Entry, Objects
 from .transfers import Transfers
 from .value import Value, error_value
 
 
-@dataclass(slots=True, eq=False)
 class Call:
-    """A call from submission to its last result."""
+    """A call from submission to its last result.
 
-    spec: Spec
-    caller: int
-    pins: tuple[int, ...]
-    """Objects kept for it."""
-    retries_left: int
-    """-1 is without end."""
-    depth: int = 0
-    """How many calls under way it was made in."""
-    num_missing: int = 0
+    What most calls never change stands in the class: there are tens of thousands a second.
+    """
+
+    num_missing = 0
     """Arguments that are not ready."""
+    depth = 0
+    """How many calls under way it was made in."""
     state: Literal["waiting", "queued", "running"] = "waiting"
     worker: "Worker | None" = None
     """The process it was sent to."""
-    is_cancelled: bool = False
+    is_cancelled = False
     """It was told to end while it ran, so it is not run again."""
-    ticket: int = 0
+    ticket = 0
     """It was sent ahead and may begin with this; 0 for a call that may begin anyway."""
+
+    def __init__(self, caller: int, spec: Spec, own: Particulars) -> None:
+        self.caller, self.spec, self.own = caller, spec, own
+        self.id = own.id
+        self.returns = own.returns
+        self.needed = (*own.deps, own.args_id) if own.args_id else own.deps
+        """Objects whose values it is given."""
+        self.retries_left = spec.retries or 0
+        """-1 is without end."""
+
+    @property
+    def pins(self) -> tuple[int, ...]:
+        """Objects kept for it; what arguments in shared memory hold, they keep themselves."""
+        return self.needed if self.own.args_id else (*self.needed, *self.own.held)
 
     def take_retry(self) -> bool:
         """Use one retry up; return False when none is left."""
@@ -127,11 +137,11 @@ class Calls:
         """Return the call, or None when it has ended."""
         return self._calls.get(call_id)
 
-    def depth(self, spec: Spec) -> int:
+    def depth(self, call: Call) -> int:
         """Return how many calls under way a call was made in, one inside the other."""
-        depth, parent = 0, self._calls.get(spec.parent)
+        depth, parent = 0, self._calls.get(call.own.parent)
         while parent is not None:
-            depth, parent = depth + 1, self._calls.get(parent.spec.parent)
+            depth, parent = depth + 1, self._calls.get(parent.own.parent)
         return depth
 
     def owing(self, object_id: int) -> Call | None:
@@ -143,35 +153,34 @@ class Calls:
         """Return every call that has not ended."""
         return list(self._calls.values())
 
-    def add(self, caller: int, spec: Spec, *, on_ready: Callable[[Call], None]) -> Call:
+    def add(self, call: Call, *, on_ready: Callable[[Call], None]) -> None:
         """Accept a call; ``on_ready(call)`` follows when arguments that are missing have come."""
-        for object_id in spec.returns:
-            self._objects.create(object_id, caller).call = spec.id
+        spec, own = call.spec, call.own
+        for object_id in call.returns:
+            self._objects.create(object_id, call.caller, call=call.id)
         if spec.kind == "new":
-            self._objects.create(spec.actor, caller)  # never complete: it counts the handles
+            self._objects.create(spec.actor, call.caller)  # never complete: it counts the handles
         if spec.code:
             self.codes.pin(spec.code)
-        pins = spec.deps if spec.args_id else (*spec.deps, *spec.held)
-        for object_id in pins:
+        self._calls[call.id] = call
+        if not call.needed and not own.held:
+            return
+        for object_id in own.deps if own.args_id else call.pins:
             self._objects.pin(object_id)
-        if spec.args_id and spec.args is not None:
-            value = Value(*spec.args)
+        if own.args_id and own.args is not None:
+            value = Value.of(own.args)
             self._arenas.retain(value)
-            self._objects.adopt(spec.args_id, value, contains=spec.held)
-            pins = (*pins, spec.args_id)
-        call = self._calls[spec.id] = Call(spec, caller, pins, spec.retries or 0)
+            self._objects.adopt(own.args_id, value, contains=own.held)  # pinned once by that
         self._watch_arguments(call, on_ready)
-        return call
 
-    def refuse(self, spec: Spec) -> None:
+    def refuse(self, own: Particulars) -> None:
         """Give back what came with a call that is not accepted."""
-        if spec.args_id and spec.args is not None:
-            self.discard([(spec.args, ())])
+        if own.args_id and own.args is not None:
+            self.discard([(own.args, ())])
 
     def argument_error(self, call: Call) -> Value | None:
         """Return the error of the first argument that failed."""
-        spec = call.spec
-        for object_id in (*spec.deps, spec.args_id) if spec.args_id else spec.deps:
+        for object_id in call.needed:
             entry = self._objects.get(object_id)
             if entry is None:
                 reason = f"argument {object_id:x} of {call.spec.name} does not exist (any more)"
@@ -183,10 +192,9 @@ class Calls:
     def send(self, worker: Worker, call: Call) -> None:
         """Send a call whose arguments are ready, behind those sent before."""
         call.state, call.worker = "running", worker
-        worker.calls[call.spec.id] = call
-        spec = call.spec
-        needed = (*spec.deps, spec.args_id) if spec.args_id else spec.deps
-        if not worker.parcels and not self._transfers.are_away(worker.key.machine, needed):
+        worker.calls[call.id] = call
+        needed, machine = call.needed, worker.key.machine
+        if not worker.parcels and not (needed and self._transfers.are_away(machine, needed)):
             self._deliver(worker, call)
             return
         parcel = _Parcel(call)
@@ -196,14 +204,14 @@ class Calls:
             parcel.is_there, parcel.error = True, error
             self._deliver_parcels(worker)
 
-        self._transfers.localize(worker.key.machine, needed, arrived)
+        self._transfers.localize(machine, needed, arrived)
 
     def _deliver_parcels(self, worker: Worker) -> None:
         """Send what has arrived, up to the first call that still waits."""
         while worker.parcels and worker.parcels[0].is_there:
             parcel = worker.parcels.popleft()
             call = parcel.call
-            if call.worker is not worker or worker.calls.get(call.spec.id) is not call:
+            if call.worker is not worker or worker.calls.get(call.id) is not call:
                 continue  # the worker is gone, or the call was withdrawn from it
             error = parcel.error or self.argument_error(call)
             if error is None:
@@ -213,64 +221,71 @@ class Calls:
 
     def _deliver(self, worker: Worker, call: Call) -> None:
         """Send a call whose arguments are on its machine, and before it whatever it needs."""
-        spec = call.spec
+        spec, (_, args, args_id, deps, slots, *_) = call.spec, call.own
         if spec.code and spec.code not in worker.codes:
             worker.codes.add(spec.code)
             self._send(worker.id, ("code", spec.code, self.codes[spec.code]))
-        deps = [(object_id, tuple(self._ship(worker, object_id))) for object_id in spec.deps]
-        args = tuple(self._ship(worker, spec.args_id)) if spec.args_id else spec.args
-        head = (spec.kind, spec.id, spec.actor, spec.code, spec.method, spec.name)
-        ends = (deps, spec.returns, spec.retry_on, spec.stream)
-        is_behind = worker.is_serial and len(worker.calls) > 1
-        run = Run(*head, args, spec.args_id, *ends, call.ticket)
-        self._send(worker.id, ("then" if is_behind else "run", *run))
+        if args_id:
+            args = self._ship(worker, args_id)
+        values = [(object_id, self._ship(worker, object_id)) for object_id in deps] if deps else ()
+        verb = "then" if worker.is_serial and len(worker.calls) > 1 else "run"
+        rest = (args, args_id, values, slots, call.returns, call.ticket)
+        self._send(worker.id, (verb, spec.brief, call.id, *rest))
 
     def succeed(self, call: Call, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
         """End a call with its results."""
-        for object_id, (raw, held) in zip(call.spec.returns, results, strict=True):
-            value = Value(*raw)
-            self._arenas.retain(value)
+        for object_id, (raw, held) in zip(call.returns, results, strict=True):
+            value = Value.of(raw)
+            if value.block is not None:
+                self._arenas.retain(value)
             self._objects.complete(object_id, value, contains=held)
         self._forget(call)
 
     def discard(self, results: Sequence[tuple[RawValue, Sequence[int]]]) -> None:
         """Give back the results of a call that has ended in another way."""
         for raw, _ in results:
-            value = Value(*raw)
+            value = Value.of(raw)
             self._arenas.retain(value)
             self._arenas.release(value)
 
     def fail(self, call: Call, error: Value) -> None:
         """End a call with an error in place of every result."""
-        for object_id in call.spec.returns:
+        for object_id in call.returns:
             self._objects.complete(object_id, error, is_error=True)
         self._forget(call)
 
     def _watch_arguments(self, call: Call, on_ready: Callable[[Call], None]) -> None:
+        entries = [self._objects.get(object_id) for object_id in set(call.own.deps)]
+        missing = [entry for entry in entries if entry is not None and entry.value is None]
+        if not missing:
+            return
+        call.num_missing = len(missing)
+
         def ready(object_id: int, entry: Entry) -> None:
             del object_id, entry
             call.num_missing -= 1
-            if not call.num_missing and call.spec.id in self._calls:
+            if not call.num_missing and call.id in self._calls:
                 on_ready(call)
 
-        for object_id in set(call.spec.deps):
-            entry = self._objects.get(object_id)
-            if entry is not None and entry.value is None:
-                call.num_missing += 1
-                entry.watchers.append(ready)
+        for entry in missing:
+            entry.watchers.append(ready)
 
-    def _ship(self, worker: Worker, object_id: int) -> Value:
+    def _ship(self, worker: Worker, object_id: int) -> RawValue:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
-        value = self._transfers.on(worker.key.machine, object_id, entry.value)
-        assert value is not None, "arguments have been brought here"
-        self._objects.touch(object_id)
-        self._arenas.ship(worker.id, value)
-        return value
+        value = entry.value
+        if not self._transfers.is_alone:
+            here = self._transfers.on(worker.key.machine, object_id, value)
+            assert here is not None, "arguments have been brought here"
+            value = here
+        if value.block is not None:
+            self._objects.touch(object_id)
+            self._arenas.ship(worker.id, value)
+        return value.raw
 
     def _forget(self, call: Call) -> None:
-        if self._calls.pop(call.spec.id, None) is not None:
+        if self._calls.pop(call.id, None) is not None:
             if call.spec.code:
                 self.codes.unpin(call.spec.code)
             for object_id in call.pins:

@@ -68,10 +68,10 @@ class Cancels:
         children: defaultdict[int, list[Call]] = defaultdict(list)
         for other in self._calls.live():
             if other.spec.kind != "new":
-                children[other.spec.parent].append(other)
+                children[other.own.parent].append(other)
         family = [call]
         for one in family:
-            family += children[one.spec.id]
+            family += children[one.id]
         return family
 
     def _end(self, call: Call, *, is_forced: bool) -> None:
@@ -81,21 +81,21 @@ class Cancels:
             return
         call.is_cancelled = True
         if not _may_have_begun(worker, call):
-            del worker.calls[call.spec.id]
+            del worker.calls[call.id]
             self._calls.fail(call, cancelled(call))
-            self._interrupt(worker.id, call.spec.id)
+            self._interrupt(worker.id, call.id)
         elif is_forced:
-            del worker.calls[call.spec.id]
+            del worker.calls[call.id]
             self._calls.fail(call, cancelled(call))
             self._kill(worker.id)
         else:
-            self._interrupt(worker.id, call.spec.id)
+            self._interrupt(worker.id, call.id)
 
     def _drop(self, call: Call) -> None:
         if call.spec.kind == "method":
             self._actors.drop(call)
         else:
-            self._withdraw(call.spec.id)
+            self._withdraw(call.id)
         self._calls.fail(call, cancelled(call))
         if call.spec.kind == "method":
             self._actors.pump(call.spec.actor)  # it may have held others up
@@ -108,4 +108,4 @@ def cancelled(call: Call) -> Value:
 
 def _may_have_begun(worker: Worker, call: Call) -> bool:
     """Return whether the process may be at work on a call that it was sent."""
-    return not worker.is_serial or next(iter(worker.calls)) == call.spec.id
+    return not worker.is_serial or next(iter(worker.calls)) == call.id

@@ -56,13 +56,13 @@ class Census:
 
     def _task_rows(self) -> list[Row]:
         runs_on = {call: worker.id for worker in self._workers() for call in worker.calls}
-        live = [self._live(call, runs_on.get(call.spec.id)) for call in self._calls.live()]
+        live = [self._live(call, runs_on.get(call.id)) for call in self._calls.live()]
         return [*live, *(self._ended(Ran(*ran)) for ran in self._timeline.last())]
 
     def _live(self, call: Call, worker: int | None) -> Row:
         spec = call.spec
         return {
-            "task_id": f"{spec.id:x}",
+            "task_id": f"{call.id:x}",
             "name": spec.name,
             "type": _TYPES[spec.kind],
             "state": _STATES[call.state],

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import api, state
+from . import api, inventory, state
 from .cli_start import add_arguments, run_start
 from .daemons import daemons, stop_daemons
 from .errors import NanoRayError
@@ -91,10 +91,10 @@ def _status(options: argparse.Namespace) -> None:
             "state": "alive" if row["Alive"] else "lost",
             "resources": _amounts(row["Resources"]),
         }
-        for row in api.nodes()
+        for row in inventory.nodes()
     ]
     print(table(rows))
-    total, free = api.cluster_resources(), api.available_resources()
+    total, free = inventory.cluster_resources(), inventory.available_resources()
     used = {name: amount - free.get(name, 0) for name, amount in total.items()}
     print(f"\nin use: {_amounts(used)} of {_amounts(total)}")
 

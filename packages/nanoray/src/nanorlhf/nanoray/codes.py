@@ -63,6 +63,11 @@ class Codes:
         """Nothing is alive in a process that is gone."""
         self._counts.drop_process(process)
 
+    @property
+    def has_freed(self) -> bool:
+        """Whether ``take_freed`` may return something."""
+        return bool(self._counts.freed)
+
     def take_freed(self) -> list[int]:
         """Forget the code that nobody can call any more; return its ids."""
         dead_ids = {dead.id for dead in self._counts.take_freed()}

@@ -11,17 +11,22 @@ import select
 import socket
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from .wire import Message, Unpacker, pack
 
 _CHUNK = 1 << 16  # twice as much is taken from the kernel anew for every read
 _MAX_FDS = 64
+_FDS_BYTES = socket.CMSG_SPACE(4 * _MAX_FDS)
 
 
-class _Frame(NamedTuple):
-    data: bytes
-    fds: Sequence[int]
+class _Batch:
+    """Frames that are sent together, and the files that go with the first byte of them."""
+
+    __slots__ = ("fds", "frames")
+
+    def __init__(self, frame: bytes, fds: Sequence[int]) -> None:
+        self.frames = [frame]
+        self.fds = fds
 
 
 class Connection:
@@ -30,7 +35,7 @@ class Connection:
     def __init__(self, sock: socket.socket) -> None:
         self.sock = sock
         self._unpacker = Unpacker()
-        self._outbox: deque[_Frame] = deque()
+        self._outbox: deque[_Batch] = deque()
         self._fds: deque[int] = deque()
 
     def fileno(self) -> int:
@@ -39,7 +44,10 @@ class Connection:
 
     def queue(self, message: Message, *, fds: Sequence[int] = ()) -> None:
         """Append a message to what ``flush`` will send, and files, which are closed when sent."""
-        self._outbox.append(_Frame(pack(message), fds))
+        if self._outbox and not fds:
+            self._outbox[-1].frames.append(pack(message))
+        else:
+            self._outbox.append(_Batch(pack(message), fds))
 
     def flush(self) -> bool:
         """Send as much as the socket takes; return True when nothing is left.
@@ -48,18 +56,22 @@ class Connection:
         is reported by ``receive``.
         """
         while self._outbox:
-            batch = self._next_batch()
+            batch = self._outbox[0]
+            frames = batch.frames
+            data = frames[0] if len(frames) == 1 else b"".join(frames)
             try:
-                sent = self._send(batch)
+                sent = self._send(data, batch.fds)
             except BlockingIOError:
-                self._outbox.appendleft(batch)
+                batch.frames = [data]
                 return False
             except (BrokenPipeError, ConnectionResetError):
-                self._discard(batch)
-                continue
-            self._discard(batch)
-            if sent < len(batch.data):
-                self._outbox.appendleft(_Frame(batch.data[sent:], ()))
+                sent = len(data)
+            if batch.fds:
+                self._close_files(batch)
+            if sent < len(data):
+                batch.frames = [data[sent:]]
+            else:
+                self._outbox.popleft()
         return True
 
     def receive(self, timeout_s: float | None = None) -> list[Message]:
@@ -88,7 +100,7 @@ class Connection:
     def close(self) -> None:
         """Close the socket and every file still on its way."""
         while self._outbox:
-            self._discard(self._outbox.popleft())
+            self._close_files(self._outbox.popleft())
         while self._fds:
             os.close(self._fds.popleft())
         self.sock.close()
@@ -96,7 +108,7 @@ class Connection:
     def _read(self) -> list[Message] | None:
         """Return the messages of one read, or None when a read would block."""
         try:
-            data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, socket.CMSG_SPACE(4 * _MAX_FDS))
+            data, ancillary, _, _ = self.sock.recvmsg(_CHUNK, _FDS_BYTES)
         except BlockingIOError:
             return None
         except ConnectionResetError:
@@ -108,24 +120,15 @@ class Connection:
             raise EOFError
         return self._unpacker.feed(data)
 
-    def _next_batch(self) -> _Frame:
-        """Return the next frames as one: a frame with a file starts a batch of its own."""
-        first = self._outbox.popleft()
-        if not self._outbox or self._outbox[0].fds:
-            return first
-        parts = [first.data]
-        while self._outbox and not self._outbox[0].fds:
-            parts.append(self._outbox.popleft().data)
-        return _Frame(b"".join(parts), first.fds)
-
-    def _send(self, frame: _Frame) -> int:
-        if not frame.fds:
-            return self.sock.send(frame.data)
-        rights = array.array("i", frame.fds)
-        return self.sock.sendmsg([frame.data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+    def _send(self, data: bytes, fds: Sequence[int]) -> int:
+        if not fds:
+            return self.sock.send(data)
+        rights = array.array("i", fds)
+        return self.sock.sendmsg([data], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
 
     @staticmethod
-    def _discard(frame: _Frame) -> None:
-        """Close the files of a frame that has been sent, or never will be."""
-        for fd in frame.fds:
+    def _close_files(batch: _Batch) -> None:
+        """Close the files of a batch whose first byte has been sent, or never will be."""
+        for fd in batch.fds:
             os.close(fd)
+        batch.fds = ()

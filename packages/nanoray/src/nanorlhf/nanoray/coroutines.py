@@ -97,7 +97,7 @@ class LoopActor:
     def _finished(self, run: Run, task: "asyncio.Task[None]") -> None:
         """Make room for the next call; the frames of this one are gone."""
         del self._tasks[run.id]
-        if run.kind == "new":
+        if run.brief.kind == "new":
             self._link.warn_of_blocking()
         if task.cancelled():  # before its first step, so that it could not answer
             self._performer.report(run, asyncio.CancelledError())

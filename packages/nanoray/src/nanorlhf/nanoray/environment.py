@@ -44,6 +44,11 @@ class Environment(NamedTuple):
     def __bool__(self) -> bool:
         return tuple(self) != _NOTHING
 
+    @property
+    def has_folders(self) -> bool:
+        """Whether ``check_folders`` has something to check."""
+        return bool(self.working_dir or self.py_paths)
+
     def check_folders(self) -> None:
         """Raise ValueError when a folder does not exist on this machine."""
         for part, folder in (

@@ -16,9 +16,10 @@ class Guard:
     """A lock for ``with``; make it in the main thread to have Ctrl-C wait, too."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        # Only one that knows its owner tells the handler, without a gap, whether it hit the inside.
+        self._lock = threading.RLock()
+        self._acquire, self._release = self._lock.acquire, self._lock.release
         self._main = threading.main_thread().ident
-        self._is_main_inside = False
         self._is_interrupted = False
         self._before: Callable[[int, FrameType | None], Any] | None = None
         before = signal.getsignal(signal.SIGINT)
@@ -27,17 +28,13 @@ class Guard:
             signal.signal(signal.SIGINT, self._on_interrupt)
 
     def __enter__(self) -> None:
-        if threading.get_ident() == self._main:
-            self._is_main_inside = True
-        self._lock.acquire()
+        self._acquire()
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
-        if self._is_main_inside and threading.get_ident() == self._main:
-            self._is_main_inside = False
-            if self._is_interrupted:
-                self._is_interrupted = False
-                self._on_interrupt(signal.SIGINT, None)
+        self._release()
+        if self._is_interrupted and threading.get_ident() == self._main:
+            self._is_interrupted = False
+            self._on_interrupt(signal.SIGINT, None)
 
     def restore(self) -> None:
         """Give SIGINT back to whoever had it, unless somebody else has taken it since."""
@@ -46,7 +43,7 @@ class Guard:
             signal.signal(signal.SIGINT, self._before)
 
     def _on_interrupt(self, number: int, frame: FrameType | None) -> None:
-        if self._is_main_inside:
+        if self._lock._is_owned():  # type: ignore[attr-defined]  # as threading.Condition asks it
             self._is_interrupted = True
         elif self._before is not None:
             self._before(number, frame)

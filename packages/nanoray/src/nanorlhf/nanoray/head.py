@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from .address import Address
@@ -162,9 +162,9 @@ class Head:
         else:
             self._hub.kill(worker)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of this machine begin a call sent ahead."""
-        self._hub.offer(worker, ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of this machine begin calls sent ahead."""
+        self._hub.offer(worker, tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back what a process of this machine has not begun."""

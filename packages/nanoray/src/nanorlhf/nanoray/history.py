@@ -13,9 +13,6 @@ KEPT = 10_000
 
 Outcome = Literal["FINISHED", "FAILED", "RETRIED"]
 
-Span = tuple[float, float]
-"""When a call began, in seconds since 1970, and how many seconds it took."""
-
 
 class Ran(NamedTuple):
     """One call that has run, or one try of it."""
@@ -34,15 +31,13 @@ class Timeline:
     """The last calls that ended, oldest first."""
 
     def __init__(self) -> None:
-        self._ran: deque[Ran] = deque(maxlen=KEPT)
-
-    def add(self, ran: Ran) -> None:
-        """Note a call that has ended."""
-        self._ran.append(ran)
+        self._ran: deque[tuple[Any, ...]] = deque(maxlen=KEPT)
+        self.add = self._ran.append
+        """Note a call that has ended, as a plain tuple in the order of ``Ran``."""
 
     def last(self) -> list[tuple[Any, ...]]:
         """Return what is kept, as plain tuples in the order of ``Ran``."""
-        return [tuple(ran) for ran in self._ran]
+        return list(self._ran)
 
 
 def chrome_trace(ran: Iterable[Ran]) -> list[dict[str, Any]]:

@@ -18,7 +18,7 @@ import secrets
 import select
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 from .connection import Connection
@@ -175,9 +175,9 @@ class Hub:
         self._zygote.queue(("interrupt", worker, call_id))
         self._dirty.add(_ZYGOTE)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process begin the call with this ticket, unless it is recalled first."""
-        self._tickets[worker].offer(ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process begin the calls with these tickets, unless they are recalled first."""
+        self._tickets[worker].offer(tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back the tickets of a process for what it has not begun."""
@@ -206,10 +206,12 @@ class Hub:
             link.queue(message, fds=(os.dup(self._arenas[message[1]]),))
         else:
             link.queue(message)
-        if message[0] == "then" and self._patient.get(process, 0) < _MAX_PATIENT:
-            self._patient[process] = self._patient.get(process, 0) + 1
-        else:
-            self._dirty.add(process)
+        if message[0] == "then":
+            num_waiting = self._patient.get(process, 0)
+            if num_waiting < _MAX_PATIENT:
+                self._patient[process] = num_waiting + 1
+                return
+        self._dirty.add(process)
 
     def pid(self, worker: int) -> int:
         """Return the process id of a forked process; 0 until the zygote has told it."""
@@ -263,8 +265,9 @@ class Hub:
     def serve(self, events: list[tuple[int, int]]) -> None:
         """Do what readiness asks for, and tell the owner."""
         for fd, event in events:
-            if fd in self._by_fd:  # else an event before this one has closed it
-                self._serve(self._by_fd[fd], event)
+            process = self._by_fd.get(fd)  # none if an event before this one has closed it
+            if process is not None:
+                self._serve(process, event)
             elif fd in self._watched:
                 self._watched[fd]()
 
@@ -274,10 +277,13 @@ class Hub:
         A call behind another one ("then") cannot start before that one is answered, and the answer
         ends in a flush of all. So a burst of calls needs few writes and wakes its process rarely.
         """
-        if not urgent_only:
+        if self._patient and not urgent_only:
             self._dirty.update(self._patient)
+        if not self._dirty:
+            return
         for process in self._dirty:
-            self._patient.pop(process, None)
+            if process in self._patient:
+                del self._patient[process]
             link = self._links[process]
             is_stuck = not link.flush()
             if is_stuck != (process in self._stuck) and link.fileno() in self._by_fd:
@@ -317,8 +323,12 @@ class Hub:
         except EOFError:
             self._hung_up(process, link)
             return
+        heard = self._owner.heard
         for message in messages:
-            self._hear(process, link, message)
+            if process == _ZYGOTE or message[0] == "arena":
+                self._hear(process, link, message)
+            else:
+                heard(process, message)
 
     def _hear(self, process: int, link: Peer, message: Message) -> None:
         if process == _ZYGOTE:

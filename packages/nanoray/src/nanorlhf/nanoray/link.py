@@ -21,6 +21,7 @@ from .connection import Connection
 from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
+from .specs import brief_of
 from .views import Reader
 from .waits import Answer
 from .wire import Message
@@ -58,6 +59,8 @@ class WorkerLink:
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
+        self._num_waiting = 0
+        """Threads that wait for the one that reads."""
         self._inbox: deque[Run] = deque()
         self._replies: dict[int, Answer] = {}
         self._asked: set[int] = set()
@@ -80,9 +83,8 @@ class WorkerLink:
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
         with self._sending:
-            changes = self._holds.take()
-            if changes:
-                self._connection.queue(("holds", changes))
+            if self._holds and (news := self._holds.take()):
+                self._connection.queue(news)
             for message in messages:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()
@@ -146,10 +148,13 @@ class WorkerLink:
         return thunks
 
     def next_run(self) -> Run:
-        """Return the next call, when it comes."""
-        run = self._read_until(lambda: self._inbox.popleft() if self._inbox else None, None)
-        assert run is not None, "without a deadline there is always a next call"
-        return run
+        """Return the next call, when it comes; for the one thread that takes them."""
+        if not self._inbox:
+            self._read_until(self._has_run, None)
+        return self._inbox.popleft()
+
+    def _has_run(self) -> bool | None:
+        return bool(self._inbox) or None
 
     def take_runs(self) -> list[Run]:
         """Return the calls that are here."""
@@ -198,7 +203,11 @@ class WorkerLink:
                 if found is not None or (left is not None and left <= 0):
                     break
                 if self._is_reading or self._leader not in (0, threading.get_ident()):
-                    self._state.wait(left)
+                    self._num_waiting += 1
+                    try:
+                        self._state.wait(left)
+                    finally:
+                        self._num_waiting -= 1
                 else:
                     self._read(left)
                 self._interrupts.check()
@@ -235,7 +244,8 @@ class WorkerLink:
             self._is_reading = False
             for message in messages:
                 self._take(message)
-            self._state.notify_all()
+            if self._num_waiting:
+                self._state.notify_all()
 
     def _receive(self, timeout_s: float | None) -> list[Message]:
         """Return the messages of one read; none when a call is cancelled meanwhile."""
@@ -247,10 +257,12 @@ class WorkerLink:
         return self._connection.receive() if self._connection.fileno() in ready else []
 
     def _take(self, message: Message) -> None:
-        verb, *fields = message
+        verb = message[0]
         if verb in ("run", "then"):
-            self._inbox.append(Run(*fields))
-        elif verb == "reply":
+            self._inbox.append(Run(brief_of(message[1]), *message[2:]))
+            return
+        fields = message[1:]
+        if verb == "reply":
             if fields[0] in self._asked:
                 self._asked.discard(fields[0])
                 self._replies[fields[0]] = fields[1]

@@ -3,16 +3,22 @@
 Every process talks to the engine in the driver; the driver's own calls are the same messages,
 handed over without a socket. ``req`` numbers a question and comes back with its answer.
 
+What all calls of a function or method have in common, a ``Spec`` on the way to the engine and a
+``Brief`` on the way to a worker, travels as bytes, which are made once and decoded once
+(``specs.py``). So each call is a short message.
+
 To the engine::
 
-    holds   [(id, +-n)]                     refs gained and dropped
+    holds   [id], [id]                      refs gained, and dropped
     code    code_id, blob, held             a function or class, by the hash of its pickle
     put     id, value, held
-    call    *Spec                           a task, an actor's constructor, or a method call
-    create  req, or_get, *Spec  -> ("plain", fields of an ActorInfo | None when the name is taken)
-    done    call_id, [(value, held)], error, span
-    retry   call_id, error                  it raised what its ``retry_on`` names
-    failed  call_id, text, span             a constructor raised
+    call    spec, *Particulars              a task, an actor's constructor, or a method call
+    create  req, or_get, spec, *Particulars
+                                -> ("plain", fields of an ActorInfo | None when the name is taken)
+    done    call_id, [(value, held)], *span
+    error   call_id, error, *span           it raised
+    retry   call_id, error, *span           it raised what its ``retry_on`` names
+    failed  call_id, text, *span            a constructor raised
     item    stream_id, i, id, value, held   what a generator made
     next    req, stream_id, i   -> ("plain", id of item i, or of the error | None at the end)
     get     req, ids            -> ("values", [(id, value)]) | ("error", value)
@@ -42,8 +48,8 @@ To a worker::
     setup   dict                            always first
     code    code_id, blob
     uncode  code_id                         nobody can call it any more
-    run     *Run
-    then    *Run                            as run, behind a call that is not answered yet
+    run     brief, *the other fields of Run
+    then    brief, *...                     as run, behind a call that is not answered yet
     reply   req, payload
     taken   stream_id, n                    n items of its generator have been asked for
     stopped stream_id                       nobody will ask for more
@@ -70,8 +76,8 @@ from .resources import Demand
 DRIVER = 0
 """The driver's number among the processes; workers count from 1."""
 
-RawValue = tuple[Any, ...]
-"""A ``Value`` as it comes out of a message: a plain tuple."""
+RawValue = tuple[Any, ...] | bytes
+"""A ``Value`` as it comes out of a message: a plain tuple, or no more than its stream."""
 
 Kind = Literal["task", "new", "method"]
 
@@ -81,10 +87,9 @@ empty for none."""
 
 
 class Spec(NamedTuple):
-    """A call, as its caller describes it."""
+    """What calls have in common: those of a function with its options, or of an actor's method."""
 
     kind: Kind
-    id: int
     actor: int
     """The actor made or called; 0 for a task."""
     code: int
@@ -92,15 +97,6 @@ class Spec(NamedTuple):
     method: str
     name: str
     """How errors call it."""
-    args: RawValue | None
-    """``(args, kwargs)`` with refs at the top level replaced by ``Slot``; None when empty."""
-    args_id: int
-    """The object that holds ``args`` when they lie in shared memory, else 0."""
-    deps: tuple[int, ...]
-    """Objects that fill the slots."""
-    held: tuple[int, ...]
-    """Refs nested in the arguments."""
-    returns: tuple[int, ...]
     needs: Demand = ()
     group: int = 0
     bundle: int = -1
@@ -125,36 +121,56 @@ class Spec(NamedTuple):
     methods: tuple[Method, ...] = ()
     is_detached: bool = False
     """The actor lives without handles."""
-    parent: int = 0
-    """The call whose code made this one; 0 for the driver's."""
     stream: int | None = None
-    """For a call that streams, how many items may wait to be taken, 0 for any; else None."""
+    """For calls that stream, how many items may wait to be taken, 0 for any; else None."""
     max_concurrency: int = 1
     """Calls of an actor at a time."""
     has_loop: bool = False
     """Whether an actor runs in an event loop."""
+    brief: bytes = b""
+    """The ``Brief`` for the process that runs the calls, as it travels; the engine makes it."""
+
+
+class Particulars(NamedTuple):
+    """What each call adds to its ``Spec``."""
+
+    id: int
+    args: RawValue | None
+    """``(args, kwargs)`` without the refs at the top level; None when nothing is left."""
+    args_id: int
+    """The object that holds ``args`` when they lie in shared memory, else 0."""
+    deps: tuple[int, ...]
+    """The refs at the top level: objects whose values it is given."""
+    slots: tuple[int | str, ...]
+    """Where it is given them: positions and keywords."""
+    held: tuple[int, ...]
+    """Refs nested in the arguments."""
+    returns: tuple[int, ...]
+    parent: int
+    """The call whose code made this one; 0 for the driver's."""
+
+
+class Brief(NamedTuple):
+    """Of a ``Spec``, what the process that runs the calls must know."""
+
+    kind: Kind
+    actor: int
+    code: int
+    method: str
+    name: str
+    retry_on: bool | bytes
+    stream: int | None
 
 
 class Run(NamedTuple):
     """A call, as the process that runs it sees it."""
 
-    kind: Kind
+    brief: Brief
     id: int
-    actor: int
-    code: int
-    method: str
-    name: str
     args: RawValue | None
     args_id: int
     deps: list[tuple[int, RawValue]]
+    slots: tuple[int | str, ...]
     returns: tuple[int, ...]
-    retry_on: bool | bytes = False
-    stream: int | None = None
     ticket: int = 0
     """It was sent ahead and may begin with this ticket only; 0 is at once."""
-
-
-class Slot(NamedTuple):
-    """Stands in an argument list for the value of ``deps[number]``."""
-
-    number: int

@@ -10,19 +10,22 @@ from typing import Any, Protocol
 
 from .answers import Answers
 from .arenas import Arenas
+from .calls import Call
 from .census import Census
 from .codes import FIRST_CODE
 from .errors import EngineError, PlacementGroupRemovedError
 from .exits import describe_exit
-from .history import Outcome, Ran, Span, Timeline
+from .gets import Gets
+from .history import Outcome, Timeline
 from .machines import About, Machines
-from .messages import DRIVER, RawValue, Spec
+from .messages import DRIVER, Particulars, RawValue
 from .objects import Objects
 from .placement import Strategy
 from .policies import Policy
 from .resources import CPU, UNIT, Demand, Pool, readable
 from .room import Place, Room, Stage
 from .scheduler import Request, Scheduler
+from .specs import spec_of
 from .streams import Streams
 from .supervisor import Supervisor
 from .transfers import Transfers
@@ -44,8 +47,8 @@ class Rim(Protocol):
         """SIGKILL a process."""
         ...
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -100,6 +103,8 @@ class Node:
         policy: Policy = "default",
     ) -> None:
         self._rim = rim
+        self.send = rim.send
+        """Send to a process."""
         self.machines = Machines(about, pool.totals)
         self.objects = Objects()
         self.arenas = Arenas(rim.send, rim.close_arena)
@@ -110,6 +115,7 @@ class Node:
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),
         )
+        self.transfers.is_alone = True
         self.scheduler = Scheduler(pool, node_id=about.node_id, policy=policy)
         self.supervisor = Supervisor(
             self.objects, self.scheduler, self.arenas, self.transfers, self, max_idle=max_idle
@@ -117,6 +123,13 @@ class Node:
         self._isolate_gpus = isolate_gpus
         self._answers = Answers(self.objects, self.arenas, self.transfers, self.machines, rim)
         self._drivers: set[int] = set()
+        self._gets = Gets(
+            self.objects,
+            self._answers.give_values,
+            self._answers.give,
+            on_block=self.supervisor.block,
+            on_unblock=self.supervisor.unblock,
+        )
         self._waits = Waits(
             self.objects,
             self._answer,
@@ -151,6 +164,7 @@ class Node:
             "code": self._on_code,
             "create": self._on_create,
             "done": self._on_done,
+            "error": self._on_error,
             "failed": self._on_failed,
             "get": self._on_get,
             "feasible": self._on_feasible,
@@ -185,28 +199,37 @@ class Node:
 
     def settle(self) -> None:
         """Start what can start and free what nobody holds; call after every batch of messages."""
+        if self.scheduler.is_stirred:
+            self._start_what_can()
+        if self.supervisor.calls.codes.has_freed:
+            self.supervisor.forget_codes()
+        if self.objects.freed:
+            self._free()
+        for room in self.rooms.values():
+            if room.waiting:
+                room.settle()
+
+    def _start_what_can(self) -> None:
         for group in self.scheduler.place_groups():
             self.objects.complete(group, _NONE)
         self._start_granted()
         if self.supervisor.ahead.spread():
             self._start_granted()
         self.supervisor.trim()
-        self.supervisor.forget_codes()
-        freed = self.objects.take_freed()
-        while freed:
-            for dead in freed:
-                if dead.value is not None:
-                    self.arenas.release(dead.value)
-                self.transfers.release(dead.id)
-                self.streams.drop(dead.id)
-                self.supervisor.actors.retire(dead.id)
-            freed = self.objects.take_freed()
-        for room in self.rooms.values():
-            room.settle()
 
     def _start_granted(self) -> None:
         for grant in self.scheduler.schedule():
             self.supervisor.start(grant)
+
+    def _free(self) -> None:
+        while self.objects.freed:
+            for object_id, value in self.objects.take_freed():
+                if value is None:
+                    self.supervisor.actors.retire(object_id)  # if it is an actor
+                elif value.block is not None:
+                    self.arenas.release(value)
+                    self.transfers.release(object_id)
+                self.streams.drop(object_id)
 
     def worker_exited(self, worker: int, status: int) -> None:
         """A worker process is gone; ``status`` is what waitpid said of it."""
@@ -229,6 +252,7 @@ class Node:
         """A machine has come, whose daemon is ``process``; return its number."""
         pool = Pool(dict(about.amounts), about.gpu_ids)
         machine = self.machines.add(process, about, dict(pool.totals))
+        self.transfers.is_alone = False
         self.rooms[machine] = self._open_room(machine)
         self.scheduler.add_machine(machine, pool, node_id=about.node_id)
         self.supervisor.add_machine(pool.totals.get(CPU, 0) // UNIT)
@@ -271,21 +295,18 @@ class Node:
         """Have a process end a call."""
         self._rim.interrupt(worker, call_id)
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
-        self._rim.offer(worker, ticket)
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
+        self._rim.offer(worker, tickets)
 
     def recall(self, worker: int) -> list[int]:
         """Take back the tickets of a process of machine 0 for what it has not begun."""
         return self._rim.recall(worker)
 
-    def send(self, process: int, message: Message) -> None:
-        """Send to a process."""
-        self._rim.send(process, message)
-
     def _worker_gone(self, worker: int, reason: str) -> None:
         self.objects.drop_process(worker)
         self.supervisor.calls.codes.drop_process(worker)
+        self._gets.drop_process(worker)
         self._waits.drop_process(worker)
         self._answers.drop_process(worker)
         self.streams.drop_process(worker)
@@ -297,6 +318,7 @@ class Node:
     def _drop_process(self, process: int) -> None:
         self.objects.drop_process(process)
         self.supervisor.calls.codes.drop_process(process)
+        self._gets.drop_process(process)
         self._waits.drop_process(process)
         self._answers.drop_process(process)
         self.streams.drop_process(process)
@@ -308,27 +330,30 @@ class Node:
         """Fail everything under way and to come: the engine has lost its processes."""
         error = error_value(EngineError(reason))
         self.supervisor.break_down(error)
+        self._gets.fail_all(tuple(error))
         self._waits.fail_all(tuple(error))
         for room in self.rooms.values():
             room.fail_all(("error", error))
 
     # -- messages ----------------------------------------------------------------------------
 
-    def _on_holds(self, process: int, changes: Sequence[tuple[int, int]]) -> None:
-        for object_id, delta in changes:
-            if object_id < FIRST_CODE:
-                self.objects.hold(process, object_id, delta)
-            else:
-                self.supervisor.calls.codes.hold(process, object_id, delta)
+    def _on_holds(self, process: int, gained: Sequence[int], dropped: Sequence[int]) -> None:
+        # Gains first, so that nothing dies on the way from one holder to the next.
+        for object_ids, delta in ((gained, 1), (dropped, -1)):
+            for object_id in object_ids:
+                if object_id < FIRST_CODE:
+                    self.objects.hold(process, object_id, delta)
+                else:
+                    self.supervisor.calls.codes.hold(process, object_id, delta)
 
     def _on_put(self, process: int, object_id: int, raw: RawValue, held: Sequence[int]) -> None:
-        value = Value(*raw)
+        value = Value.of(raw)
         self.arenas.retain(value)
         self.objects.create(object_id, process)
         self.objects.complete(object_id, value, contains=held)
 
     def _on_get(self, process: int, req: int, ids: Sequence[int]) -> None:
-        self._waits.ask((process, req), ids)
+        self._gets.ask((process, req), ids)
 
     def _on_wait(
         self, process: int, req: int, ids: Sequence[int], num_ready: int, fetch_local: bool
@@ -337,6 +362,7 @@ class Node:
         self._waits.ask((process, req), ids, num_ready=num_ready, is_local=is_local)
 
     def _on_cancel(self, process: int, req: int) -> None:
+        self._gets.cancel((process, req))
         self._waits.cancel((process, req))
         self._answers.cancel((process, req))
         self._room(process).cancel((process, req))
@@ -345,11 +371,11 @@ class Node:
     def _on_code(self, process: int, code_id: int, blob: bytes, held: Sequence[int]) -> None:
         self.supervisor.calls.codes.add(process, code_id, blob, held=held)
 
-    def _on_call(self, process: int, *fields: Any) -> None:
-        spec = Spec(*fields)
-        self.supervisor.submit(process, spec)
-        if spec.stream is not None:
-            self.streams.open(spec.returns[0], spec.stream)
+    def _on_call(self, process: int, data: bytes, *own: Any) -> None:
+        call = Call(process, spec_of(data), Particulars(*own))
+        self.supervisor.submit(call)
+        if call.spec.stream is not None:
+            self.streams.open(call.returns[0], call.spec.stream)
 
     def _on_item(
         self,
@@ -365,14 +391,15 @@ class Node:
     def _on_next(self, process: int, req: int, stream_id: int, index: int) -> None:
         self.streams.ask((process, req), stream_id, index)
 
-    def _on_create(self, process: int, req: int, or_get: bool, *fields: Any) -> None:
-        spec = Spec(*fields)
+    def _on_create(self, process: int, req: int, or_get: bool, data: bytes, *own: Any) -> None:
+        call = Call(process, spec_of(data), Particulars(*own))
+        spec = call.spec
         info = self.supervisor.actors.find(spec.label)
         if info is None:
-            self.supervisor.submit(process, spec)
+            self.supervisor.submit(call)
             info = (spec.actor, spec.name, spec.methods)
         else:
-            self.supervisor.calls.refuse(spec)
+            self.supervisor.calls.refuse(call.own)
             if or_get:
                 self.objects.hold(process, info[0], 1)
             else:
@@ -384,19 +411,21 @@ class Node:
         process: int,
         call_id: int,
         results: Sequence[tuple[RawValue, Sequence[int]]],
-        error: RawValue | None,
-        span: Span,
+        began_s: float,
+        took_s: float,
     ) -> None:
-        self._note(process, call_id, span, "FINISHED" if error is None else "FAILED")
-        self.supervisor.done(process, call_id, results=results, error=error, seconds=span[1])
+        call = self.supervisor.done(process, call_id, results, took_s)
+        self._note(process, call, (began_s, took_s), "FINISHED")
 
-    def _on_retry(self, process: int, call_id: int, error: RawValue, span: Span) -> None:
-        self._note(process, call_id, span, "RETRIED")
-        self.supervisor.raised(process, call_id, error)
+    def _on_error(self, process: int, call_id: int, error: RawValue, *span: float) -> None:
+        self._note(process, self.supervisor.erred(process, call_id, error), span, "FAILED")
 
-    def _on_failed(self, process: int, call_id: int, text: str, span: Span) -> None:
-        self._note(process, call_id, span, "FAILED")
-        self.supervisor.constructor_failed(process, call_id, text)
+    def _on_retry(self, process: int, call_id: int, error: RawValue, *span: float) -> None:
+        self._note(process, self.supervisor.raised(process, call_id, error), span, "RETRIED")
+
+    def _on_failed(self, process: int, call_id: int, text: str, *span: float) -> None:
+        call = self.supervisor.constructor_failed(process, call_id, text)
+        self._note(process, call, span, "FAILED")
 
     def _on_kill(self, process: int, actor_id: int, no_restart: bool) -> None:
         del process
@@ -493,11 +522,12 @@ class Node:
     def _on_timeline(self, process: int, req: int) -> None:
         self._answer((process, req), ("plain", self._timeline.last()))
 
-    def _note(self, process: int, call_id: int, span: Span, outcome: Outcome) -> None:
-        call = self.supervisor.calls.get(call_id)
+    def _note(
+        self, process: int, call: Call | None, span: Sequence[float], outcome: Outcome
+    ) -> None:
         if call is not None:
             spec, machine = call.spec, self.machines.of(process)
-            self._timeline.add(Ran(call_id, spec.name, spec.kind, process, machine, *span, outcome))
+            self._timeline.add((call.id, spec.name, spec.kind, process, machine, *span, outcome))
 
     def _on_named(self, process: int, req: int, label: str) -> None:
         info = self.supervisor.actors.find(label)

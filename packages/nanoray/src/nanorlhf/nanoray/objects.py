@@ -8,7 +8,7 @@ A process holds an object's id for its refs and the negated id for its views: as
 may look at the bytes where they are, they stay there.
 """
 
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
@@ -41,14 +41,15 @@ class Entry:
 
     __slots__ = ("call", "contains", "count", "is_error", "value", "views", "watchers")
 
-    def __init__(self) -> None:
+    def __init__(self, count: int, call: int = 0) -> None:
         self.value: Value | None = None
         self.is_error = False
         self.contains: tuple[int, ...] = ()
-        self.count = 0
+        self.count = count
+        """Processes that hold it, by refs or by views, and pins."""
         self.views = 0
         """Processes that may look at the bytes where they are."""
-        self.call = 0
+        self.call = call
         """The call that makes it; 0 for none."""
         self.watchers: list[Watcher] = []
 
@@ -58,32 +59,31 @@ class Objects:
 
     def __init__(self) -> None:
         self._entries: dict[int, Entry] = {}
-        self._by_process: dict[int, Counter[int]] = {}
-        self._freed: list[Freed] = []
+        self._by_process: defaultdict[int, dict[int, int]] = defaultdict(dict)
+        """Process -> id of an object, negated for its views -> how many it has."""
+        self.freed: list[Freed] = []
+        """What ``take_freed`` will return."""
+        self.get: Callable[[int], Entry | None] = self._entries.get
+        """Return the object's entry, or None when there is no such object (any more)."""
         self._resident: dict[int, None] = {}
         """What lies in shared memory, the longest unused first."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, object_id: int) -> Entry | None:
-        """Return the object's entry, or None when there is no such object (any more)."""
-        return self._entries.get(object_id)
-
     def ready(self) -> list[tuple[int, Entry]]:
         """Return every object that has its value."""
         return [(i, entry) for i, entry in self._entries.items() if entry.value is not None]
 
-    def create(self, object_id: int, process: int) -> Entry:
-        """Add an object that ``process`` holds one ref to."""
-        entry = self._entries[object_id] = Entry()
-        self.hold(process, object_id, 1)
+    def create(self, object_id: int, process: int, *, call: int = 0) -> Entry:
+        """Add an object that ``process`` holds one ref to, and ``call`` will make."""
+        entry = self._entries[object_id] = Entry(1, call)
+        self._by_process[process][object_id] = 1
         return entry
 
     def adopt(self, object_id: int, value: Value, *, contains: Iterable[int]) -> None:
         """Add a ready object that no process holds, pinned once by the call it belongs to."""
-        self._entries[object_id] = Entry()
-        self.pin(object_id)
+        self._entries[object_id] = Entry(1)
         self.complete(object_id, value, contains=contains)
 
     def complete(
@@ -92,16 +92,19 @@ class Objects:
         """Give the object its value and tell its watchers."""
         entry = self._entries.get(object_id)
         if entry is None:  # let go before it was ready
-            self._freed.append(Freed(object_id, value))
+            self.freed.append(Freed(object_id, value))
             return
-        entry.value, entry.is_error, entry.contains = value, is_error, tuple(contains)
+        entry.value, entry.is_error = value, is_error
         if value.block is not None:
             self._resident[object_id] = None
-        for inner in entry.contains:
-            self.pin(inner)
-        watchers, entry.watchers = entry.watchers, []
-        for watcher in watchers:
-            watcher(object_id, entry)
+        if contains:
+            entry.contains = tuple(contains)
+            for inner in entry.contains:
+                self.pin(inner)
+        if entry.watchers:
+            watchers, entry.watchers = entry.watchers, []
+            for watcher in watchers:
+                watcher(object_id, entry)
 
     def reopen(self, object_id: int) -> None:
         """Take back the inline value of an object that is to be ready once more."""
@@ -114,16 +117,20 @@ class Objects:
         entry = self._entries.get(abs(key))
         if entry is None:
             return
-        held = self._by_process.setdefault(process, Counter())
-        before = held[key]
-        held[key] = after = before + delta
-        if not after:
-            del held[key]
+        held = self._by_process[process]
+        before = held.get(key, 0)
+        after = before + delta
+        if after:
+            held[key] = after
+        else:
+            held.pop(key, None)
         change = bool(after) - bool(before)
-        entry.count += change
-        if key < 0:
-            entry.views += change
-        self._sweep(abs(key), entry)
+        if change:
+            entry.count += change
+            if key < 0:
+                entry.views += change
+            if entry.count <= 0:
+                self._sweep(abs(key), entry)
 
     def touch(self, object_id: int) -> None:
         """Note that the object is used now."""
@@ -169,33 +176,35 @@ class Objects:
         entry = self._entries.get(object_id)
         if entry is not None:
             entry.count -= 1
-            self._sweep(object_id, entry)
+            if entry.count <= 0:
+                self._sweep(object_id, entry)
 
     def drop_process(self, process: int) -> None:
         """Forget everything a process held: it is gone."""
-        for key in self._by_process.pop(process, Counter()):
+        for key in self._by_process.pop(process, ()):
             entry = self._entries.get(abs(key))
             if entry is not None:
                 entry.count -= 1
                 entry.views -= key < 0
-                self._sweep(abs(key), entry)
+                if entry.count <= 0:
+                    self._sweep(abs(key), entry)
 
     def take_freed(self) -> list[Freed]:
         """Return what has been freed since the last call."""
-        freed, self._freed = self._freed, []
+        freed, self.freed = self.freed, []
         return freed
 
     def _sweep(self, object_id: int, entry: Entry) -> None:
-        """Free the object, and what only it contained, when nobody is left.
+        """Free an object that nobody is left of, and what only it contained.
 
         With a stack, not recursion: a linked list of refs may be long.
         """
-        stack = [(object_id, entry)] if entry.count <= 0 else []
+        stack = [(object_id, entry)]
         while stack:
             dead_id, dead = stack.pop()
             del self._entries[dead_id]
             self._resident.pop(dead_id, None)
-            self._freed.append(Freed(dead_id, dead.value))
+            self.freed.append(Freed(dead_id, dead.value))
             for inner_id in dead.contains:
                 inner = self._entries.get(inner_id)
                 if inner is not None:

@@ -78,7 +78,7 @@ class Outflow:
 
     def _run(self, run: Run, function: Callable[..., Any], *args: UserValue) -> UserValue:
         """Do what in a task may be interrupted; methods of actors only end between two items."""
-        if run.kind == "task":
+        if run.brief.kind == "task":
             return self._interrupts.run(run.id, function, args, {})
         return function(*args)
 
@@ -105,19 +105,19 @@ def _count_while(flow: Flow) -> Iterator[int]:
 
 def _has_room(run: Run, flow: Flow, index: int) -> bool:
     """Return whether the generator may go on after item ``index``, or need not any more."""
-    return not run.stream or flow.is_stopped or index + 1 - flow.num_taken < run.stream
+    return not run.brief.stream or flow.is_stopped or index + 1 - flow.num_taken < run.brief.stream
 
 
 def _checked(run: Run, value: UserValue, kind: type) -> UserValue:
     if isinstance(value, AsyncIterable):
         raise TypeError(
-            f"{run.name} returned an async generator outside an async actor; write a plain "
+            f"{run.brief.name} returned an async generator outside an async actor; write a plain "
             f"generator, or make it a method of a class with async methods"
         )
     if not isinstance(value, kind):
         raise TypeError(
-            f"{run.name} returned {type(value).__name__} with num_returns='streaming'; it must "
-            f"be a generator function or return an iterable"
+            f"{run.brief.name} returned {type(value).__name__} with num_returns='streaming'; it "
+            f"must be a generator function or return an iterable"
         )
     return value
 

@@ -12,16 +12,16 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from .arguments import unpacked
 from .client import Client
 from .errors import TaskCancelledError, task_error, traceback_text
-from .history import Span
 from .interrupts import Cancelled, Interrupts
 from .link import WorkerLink
-from .messages import RawValue, Run, Slot
+from .messages import RawValue, Run
 from .outflow import Outflow
 from .refs import UserValue
 from .session import call_id
-from .value import Value, error_value, pickled
+from .value import Value, error_value, pickled, small
 from .views import Reader
 
 _PACKAGE = str(Path(__file__).parent) + os.sep
@@ -47,7 +47,7 @@ class Performer:
         try:
             self._check_wanted(run)
             value = self._call(run)
-            if run.stream is not None:
+            if run.brief.stream is not None:
                 self._outflow.pour(run, value)
                 value = None  # what the stream itself is, when it has ended
             results = self._results(run, value)
@@ -55,7 +55,7 @@ class Performer:
             self.report(run, error, began_s=began_s)
         else:
             # The value is alive until its message is out: the refs inside are held without a gap.
-            self._link.post(("done", run.id, results, None, _span(began_s)))
+            self._link.post(("done", run.id, results, began_s, time.time() - began_s))
         self._interrupts.cancelled.discard(run.id)
 
     async def perform_async(self, run: Run) -> None:
@@ -67,14 +67,14 @@ class Performer:
             value = self._call(run)
             if inspect.iscoroutine(value):  # not any awaitable: a method may return a ref
                 value = await value
-            if run.stream is not None:
+            if run.brief.stream is not None:
                 await self._outflow.pour_async(run, value)
                 value = None
             results = self._results(run, value)
         except BaseException as error:  # noqa: BLE001  a process boundary: all errors travel
             self.report(run, error, began_s=began_s)
         else:
-            self._link.post(("done", run.id, results, None, _span(began_s)))
+            self._link.post(("done", run.id, results, began_s, time.time() - began_s))
         self._interrupts.cancelled.discard(run.id)
 
     def flush(self) -> None:
@@ -84,10 +84,9 @@ class Performer:
 
     def report(self, run: Run, error: BaseException, *, began_s: float | None = None) -> None:
         """Send the error with the traceback of user code; without ``began_s`` it never began."""
-        if run.id in self._interrupts.cancelled and run.kind != "new":
-            cancelled = TaskCancelledError(f"{run.name} was cancelled")
-            value = tuple(error_value(cancelled))
-            self._link.post(("done", run.id, [], value, _span(began_s)))
+        if run.id in self._interrupts.cancelled and run.brief.kind != "new":
+            cancelled = TaskCancelledError(f"{run.brief.name} was cancelled")
+            self._link.post(("error", run.id, error_value(cancelled).raw, *_span(began_s)))
             return
         is_retried = False
         try:
@@ -96,22 +95,19 @@ class Performer:
             error = broken
         frames = _user_frames(error)
         text = traceback_text(error, frames)
-        if run.kind == "new":
-            self._link.post(("failed", run.id, text, _span(began_s)))
+        if run.brief.kind == "new":
+            self._link.post(("failed", run.id, text, *_span(began_s)))
             return
-        where = f"{run.name} in process {os.getpid()}"
-        value = tuple(error_value(task_error(where, text, error.with_traceback(None))))
-        span = _span(began_s)
-        if is_retried:
-            self._link.post(("retry", run.id, value, span))
-        else:
-            self._link.post(("done", run.id, [], value, span))
+        where = f"{run.brief.name} in process {os.getpid()}"
+        value = error_value(task_error(where, text, error.with_traceback(None)))
+        verb = "retry" if is_retried else "error"
+        self._link.post((verb, run.id, value.raw, *_span(began_s)))
 
     def _is_retried(self, run: Run, error: BaseException) -> bool:
         """Return whether the call asked to be run again after such an error."""
-        if isinstance(run.retry_on, bool):
-            return run.retry_on and isinstance(error, Exception)
-        kinds = self._reader.load(0, Value(run.retry_on, (), (), None))
+        if isinstance(run.brief.retry_on, bool):
+            return run.brief.retry_on and isinstance(error, Exception)
+        kinds = self._reader.load(0, run.brief.retry_on)
         return isinstance(error, kinds)
 
     def _check_wanted(self, run: Run) -> None:
@@ -119,52 +115,42 @@ class Performer:
             raise Cancelled
 
     def _results(self, run: Run, value: UserValue) -> Results:
-        if run.kind == "new":
+        if run.brief.kind == "new":
             self.actor = value
             return []
         values = [value] if len(run.returns) == 1 else _several(run, value)
+        plain = [small(item) for item in values]
+        if None not in plain:
+            return [(stream, ()) for stream in plain if stream is not None]
         cuts = [pickled(item) for item in values]
         results: Results = []
         try:
             for cut in cuts:
-                results.append((tuple(self._client.writer.write(cut)), cut.held))
+                results.append((self._client.writer.write(cut).raw, cut.held))
         except BaseException:  # the store is full, or the call was cancelled
             for raw, _ in results:
-                self._client.writer.discard(Value(*raw))
+                self._client.writer.discard(Value.of(raw))
             raise
         return results
 
     def _call(self, run: Run) -> UserValue:
-        args, kwargs = self._arguments(run)
-        if run.kind == "method":
-            return getattr(self.actor, run.method)(*args, **kwargs)
-        code = self._code(run.code)
-        if run.kind == "new":
+        args, kwargs = unpacked(run, self._reader) if run.args or run.deps else ((), {})
+        if run.brief.kind == "method":
+            return getattr(self.actor, run.brief.method)(*args, **kwargs)
+        code = self._code(run.brief.code)
+        if run.brief.kind == "new":
             return _construct(code, args, kwargs)
         return self._interrupts.run(run.id, code, args, kwargs)
-
-    def _arguments(self, run: Run) -> tuple[list[Any], dict[str, Any]]:
-        if run.args is None:
-            return [], {}
-        args, kwargs = self._reader.load(run.args_id, Value(*run.args))
-        if not run.deps:
-            return args, kwargs
-        values = [self._reader.load(object_id, Value(*raw)) for object_id, raw in run.deps]
-
-        def fill(value: UserValue) -> UserValue:
-            return values[value.number] if type(value) is Slot else value
-
-        return [fill(value) for value in args], {key: fill(v) for key, v in kwargs.items()}
 
     def _code(self, code_id: int) -> UserValue:
         loaded = self._link.loaded
         if code_id not in loaded:
             blob = self._link.codes.pop(code_id)
-            loaded[code_id] = self._reader.load(0, Value(blob, (), (), None))
+            loaded[code_id] = self._reader.load(0, blob)
         return loaded[code_id]
 
 
-def _span(began_s: float | None) -> Span:
+def _span(began_s: float | None) -> tuple[float, float]:
     now_s = time.time()
     return (now_s, 0.0) if began_s is None else (began_s, now_s - began_s)
 
@@ -189,7 +175,7 @@ def _several(run: Run, value: UserValue) -> list[Any]:
     values = list(value)
     if len(values) != len(run.returns):
         raise ValueError(
-            f"{run.name} returned {len(values)} values with num_returns={len(run.returns)}; "
+            f"{run.brief.name} returned {len(values)} values with num_returns={len(run.returns)}; "
             f"make the two equal"
         )
     return values

@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from . import api
+from . import api, inventory
 from .errors import ActorDiedError, GetTimeoutError, NanoRayError, TaskError
 from .group import PlacementGroup
 from .options import Options
@@ -259,7 +259,7 @@ def _hosted(cls: type) -> type:
             with socket.socket() as probe:
                 probe.bind(("", 0))
                 port = probe.getsockname()[1]
-            node_id = api.get_runtime_context().get_node_id()
+            node_id = inventory.get_runtime_context().get_node_id()
             return node_id, _own_address(node_id), port
 
         def nanoray_construct(
@@ -275,7 +275,7 @@ def _hosted(cls: type) -> type:
 
 def _own_address(node_id: str) -> str:
     """Return where other machines of the cluster reach this one, or may reach it."""
-    addresses = {row["NodeID"]: str(row["NodeManagerAddress"]) for row in api.nodes()}
+    addresses = {row["NodeID"]: str(row["NodeManagerAddress"]) for row in inventory.nodes()}
     if addresses.get(node_id, _ANY[0]) not in _ANY:
         return addresses[node_id]
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:

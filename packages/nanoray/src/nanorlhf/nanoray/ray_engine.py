@@ -6,10 +6,10 @@ its own workers.
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
-from .backend import ActorInfo, Context, GroupInfo
+from .backend import ActorInfo, Context, GroupInfo, Start
 from .errors import GetTimeoutError, NanoRayError, PlacementGroupRemovedError
 from .options import CallOptions, Options
 from .ray_code import native_code, native_methods
@@ -84,10 +84,17 @@ class RayEngine:
             )
         return {names[native] for native in ready}
 
-    def submit(
-        self, code: object, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, options: Options
+    def function(self, code: object, options: Options) -> Start:
+        """Prepare a function."""
+        return partial(self._submit, code, options)
+
+    def method(self, actor: ActorInfo, name: str, options: CallOptions) -> Start:
+        """Prepare a method of an actor."""
+        return partial(self._call, actor, name, options)
+
+    def _submit(
+        self, code: object, options: Options, args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> list[int]:
-        """Start a task; return the ids of its results."""
         name = f"{options.name or getattr(code, '__qualname__', repr(code))}()"
         self._check_room(options, name, default_cpus=1)
         with translated(), sending(f"{name} or an argument of it"):
@@ -114,16 +121,14 @@ class RayEngine:
         number = self.holds.keep(handle._actor_id, handle)
         return ActorInfo(number, code.__name__, public_methods(code))
 
-    def call(
+    def _call(
         self,
         actor: ActorInfo,
         method: str,
+        options: CallOptions,
         args: tuple[Any, ...],
         kwargs: Mapping[str, Any],
-        *,
-        options: CallOptions,
     ) -> list[int]:
-        """Call a method of an actor."""
         bound = getattr(self.holds[actor.id], method).options(**call_keywords(options))
         with translated(), sending(f"an argument of {actor.class_name}.{method}()"):
             return self._kept(bound.remote(*self._lift(args), **self._lift_named(kwargs)))

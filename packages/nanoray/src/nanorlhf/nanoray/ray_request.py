@@ -8,9 +8,10 @@ from .environment import environment
 from .errors import InfeasibleError
 from .group import PlacementGroup
 from .options import CallOptions, Options
-from .placement import check_strategy, why_infeasible
+from .placement import why_infeasible
+from .places import checked_bundles, lack, rooms_of
 from .ray_holds import binary_of
-from .resources import GPU, UNIT, Demand, bundle_demand, shortage
+from .resources import GPU, UNIT, Demand
 from .strategies import NodeAffinitySchedulingStrategy
 
 Amounts = Mapping[str, float]
@@ -93,7 +94,7 @@ class Feasibility:
         group, affinity = options.placement_group, options.affinity
         if group is not None:
             where = f"its placement group {group.bundles}"
-            reason = _lack(needs, _rooms(group, options))
+            reason = lack(needs, rooms_of(options))
         elif affinity is not None and not affinity.soft:
             where = f"node {affinity.node_id}"
             reason = self._lack_on(affinity.node_id, needs)
@@ -107,12 +108,7 @@ class Feasibility:
 
     def check_group(self, bundles: Sequence[Amounts], strategy: str) -> None:
         """Raise InfeasibleError when the group can never be placed, ValueError when it is none."""
-        check_strategy(strategy)
-        needs = [bundle_demand(bundle) for bundle in bundles]
-        if not needs or not all(needs):
-            raise ValueError(
-                f"bundles={list(bundles)} must each ask for something; drop empty ones"
-            )
+        needs = checked_bundles(bundles, strategy)
         self._look_again()
         totals = list(self._totals.values())
         reason = why_infeasible(needs, totals, strategy)  # type: ignore[arg-type]
@@ -121,13 +117,13 @@ class Feasibility:
 
     def _lack_on(self, node_id: str | None, needs: Demand) -> str | None:
         """Return why a node, or any when that is None, can never hold a call; None if it can."""
-        if _lack(needs, self._rooms_of(node_id)) is None:
+        if lack(needs, self._rooms_of(node_id)) is None:
             return None
         self._look_again()
         rooms = self._rooms_of(node_id)
         if not rooms and node_id is not None:
             return f"there is no node {node_id} (any more)"
-        return _lack(needs, rooms)
+        return lack(needs, rooms)
 
     def _rooms_of(self, node_id: str | None) -> list[Mapping[str, int]]:
         return [room for key, room in self._totals.items() if node_id in (None, key)]
@@ -188,22 +184,6 @@ def _on_node(affinity: NodeAffinitySchedulingStrategy) -> object:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy as Theirs
 
     return Theirs(node_id=affinity.node_id, soft=affinity.soft)
-
-
-def _lack(needs: Demand, rooms: Sequence[Mapping[str, int]]) -> str | None:
-    """Return why none of the rooms can ever hold a call, or None when one can."""
-    reasons = [shortage(needs, room) for room in rooms]
-    if None in reasons:
-        return None
-    return reasons[0] if reasons else "there is none"
-
-
-def _rooms(group: PlacementGroup, options: Options) -> list[Mapping[str, int]]:
-    """Return the bundles that a call may run in, as totals."""
-    index = options.placement_group_bundle_index
-    chosen = group.bundles if index < 0 else (group.bundles[index],)
-    needs: list[Demand] = [bundle_demand(bundle) for bundle in chosen]
-    return [dict(bundle) for bundle in needs]
 
 
 def _kinds(retry: bool | Sequence[type[BaseException]]) -> bool | list[type[BaseException]]:

@@ -1,14 +1,16 @@
 """Refs: names of objects that keep them alive, and the log that counts them.
 
-Each process counts its refs by appending +1 and -1 to one log, which it hands to the engine
-before any other message. The engine therefore learns of a ref that arrived inside a value before
-it learns that the value itself was let go, and no borrowing protocol is needed.
+Each process counts its refs by appending what it gains and drops to one log, which it hands to
+the engine before any other message. The engine therefore learns of a ref that arrived inside a
+value before it learns that the value itself was let go, and no borrowing protocol is needed.
 """
 
 from collections import Counter, deque
-from collections.abc import Callable, Generator
+from collections.abc import Generator, Iterable
 from concurrent.futures import Future
 from typing import Any, NoReturn, Protocol
+
+from .wire import Message
 
 UserValue = Any
 """What user code passes or returns: only user code knows its type."""
@@ -33,23 +35,18 @@ class Holds(Protocol):
 class HoldLog:
     """What this process holds more or less of since the engine last heard.
 
-    Finalizers run at any moment, also inside code that holds a lock, so they may only append here
-    (which is atomic) and wake whoever will hand the log on.
+    Finalizers run at any moment, also inside code that holds a lock, so they may only append here,
+    which is atomic.
     """
 
-    def __init__(self, wake: Callable[[], None] | None = None) -> None:
-        self._log: deque[tuple[int, int]] = deque()
-        self._wake = wake
-
-    def add(self, object_id: int) -> None:
+    def __init__(self) -> None:
+        self._gained: deque[int] = deque()
+        self._dropped: deque[int] = deque()
+        # Each call makes and drops refs: the deques' own methods are the cheapest there are.
+        self.add = self._gained.append
         """Count one more holder of the object in this process."""
-        self._log.append((object_id, 1))
-
-    def drop(self, object_id: int) -> None:
+        self.drop = self._dropped.append
         """Count one holder less."""
-        self._log.append((object_id, -1))
-        if self._wake is not None:
-            self._wake()
 
     def reduce(self, thing: object) -> NoReturn:
         """Refuse: only this engine's own pickler counts what it sends."""
@@ -58,26 +55,30 @@ class HoldLog:
             f"argument, or inside a value, of a nanoray call"
         )
 
-    def take(self) -> list[tuple[int, int]]:
-        """Return the net changes and forget them, gains first so that none dies on the way.
+    def take(self) -> Message | None:
+        """Return the message of what was gained and dropped, None for nothing, and forget it.
+
+        The drops are taken first, so that what was gained before them is in the same message. An
+        object that was gained and dropped, as the views of an argument are, is in neither list.
 
         >>> log = HoldLog()
         >>> log.drop(1), log.add(2), log.add(3), log.drop(3)
         (None, None, None, None)
         >>> log.take()
-        [(2, 1), (1, -1)]
+        ('holds', [2], [1])
         """
-        if not self._log:
-            return []
-        net: Counter[int] = Counter()
-        for _ in range(len(self._log)):
-            object_id, delta = self._log.popleft()
-            net[object_id] += delta
-        changes = [(object_id, delta) for object_id, delta in net.items() if delta]
-        return sorted(changes, key=lambda change: -change[1])
+        dropped = [self._dropped.popleft() for _ in range(len(self._dropped))]
+        gained = [self._gained.popleft() for _ in range(len(self._gained))]
+        if gained == dropped:
+            return None
+        if gained and dropped:
+            net = Counter(gained)
+            net.subtract(dropped)
+            gained, dropped = list((+net).elements()), list((-net).elements())
+        return ("holds", gained, dropped) if gained or dropped else None
 
     def __bool__(self) -> bool:
-        return bool(self._log)
+        return bool(self._dropped or self._gained)
 
 
 class ObjectRef:
@@ -131,3 +132,8 @@ class ObjectRef:
 
     def __reduce__(self) -> UserValue:
         return self._holds.reduce(self)
+
+
+def ids_of(refs: Iterable[Any], holds: Holds) -> list[int]:
+    """Return the ids of those that are refs of the engine whose log this is."""
+    return [ref._id for ref in refs if type(ref) is ObjectRef and ref._holds is holds]

@@ -5,12 +5,12 @@ import pickle
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from .backend import ActorInfo
+from .backend import ActorInfo, Start
 from .generator import ObjectRefGenerator
 from .messages import Method
 from .options import CallOptions, Options, known_changes
 from .refs import Holds, ObjectRef, UserValue
-from .session import current
+from .session import current, starts
 
 Refs = ObjectRef | list[ObjectRef] | ObjectRefGenerator | None
 
@@ -53,8 +53,11 @@ class RemoteFunction:
             ValueError: A ref is of an engine that was shut down, or a folder is missing.
         """
         backend = current()
-        ids = backend.submit(self._function, args, kwargs, options=self._options)
-        return _refs(ids, self._options.num_returns, backend.holds)
+        prepared = starts()
+        start = prepared.get(self)
+        if start is None:
+            start = prepared[self] = backend.function(self._function, self._options)
+        return _refs(start(args, kwargs), self._options.num_returns, backend.holds)
 
     def options(self, **changes: Any) -> "RemoteFunction":
         """Return the same function with some options changed."""
@@ -112,6 +115,8 @@ class ActorHandle:
     def __init__(self, info: ActorInfo, holds: Holds) -> None:
         self._info, self._holds = info, holds
         self._methods = {name: options_of(marked) for name, marked in info.methods}
+        self._starts: dict[str, Start] = {}
+        """Of methods called before, with the options of the class."""
 
     @property
     def id(self) -> int:
@@ -125,7 +130,7 @@ class ActorHandle:
                 f"{', '.join(self._methods)} (attributes and properties stay in the actor: add a "
                 f"method that returns them)"
             )
-        return ActorMethod(self, name, self._methods[name])
+        return ActorMethod(self, name, self._methods[name], self._starts)
 
     def __del__(self) -> None:
         if "_holds" in self.__dict__:
@@ -146,8 +151,12 @@ class ActorHandle:
 class ActorMethod:
     """One method of one actor."""
 
-    def __init__(self, handle: ActorHandle, name: str, options: CallOptions) -> None:
-        self._handle, self._name, self._options = handle, name, options
+    __slots__ = ("_handle", "_name", "_options", "_starts")
+
+    def __init__(
+        self, handle: ActorHandle, name: str, options: CallOptions, starts: dict[str, Start]
+    ) -> None:
+        self._handle, self._name, self._options, self._starts = handle, name, options, starts
 
     def remote(self, *args: Any, **kwargs: Any) -> UserValue:
         """Call the method; returns and raises as a remote function's ``remote`` does.
@@ -155,18 +164,20 @@ class ActorMethod:
         Calls of one caller begin in the order made. That the actor is dead is told by ``get``, not
         here.
         """
-        backend = current()
-        handle = self._handle
-        if handle._holds is not backend.holds:
+        backend, handle, name = current(), self._handle, self._name
+        holds = backend.holds
+        if handle._holds is not holds:
             raise ValueError(
                 f"{handle!r} belongs to an engine that was shut down; create the actor again"
             )
-        ids = backend.call(handle._info, self._name, args, kwargs, options=self._options)
-        return _refs(ids, self._options.num_returns, backend.holds)
+        start = self._starts.get(name)
+        if start is None:
+            start = self._starts[name] = backend.method(handle._info, name, self._options)
+        return _refs(start(args, kwargs), self._options.num_returns, holds)
 
     def options(self, **changes: Any) -> "ActorMethod":
         """Return the same method with some of its ``CallOptions`` changed."""
-        return ActorMethod(self._handle, self._name, self._options.merged(changes))
+        return ActorMethod(self._handle, self._name, self._options.merged(changes), {})
 
     def __call__(self, *args: object, **kwargs: object) -> NoReturn:
         """Say how it is done."""
@@ -268,11 +279,13 @@ def _check_kind(options: Options, names: Sequence[str], owner: str) -> None:
             raise ValueError(f"{name}={value!r} is an option of {owner}; drop it here")
 
 
-def _refs(ids: list[int], num_returns: int | str | None, holds: Holds) -> Refs:
+def _refs(ids: Sequence[int], num_returns: int | str | None, holds: Holds) -> Refs:
+    if num_returns is None or num_returns == 1:
+        return ObjectRef(ids[0], holds)
     if num_returns == "streaming":
         return ObjectRefGenerator(ids[0], holds)
     refs = [ObjectRef(object_id, holds) for object_id in ids]
-    return refs[0] if len(refs) == 1 else (refs or None)
+    return refs or None
 
 
 def _load_handle(actor_id: int, class_name: str, methods: tuple[Method, ...]) -> ActorHandle:

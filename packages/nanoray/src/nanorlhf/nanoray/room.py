@@ -76,7 +76,7 @@ class Room:
         self._in_use, self._name_of = in_use, name_of
         self._send, self._answer = send, answer
         self._granted: Counter[int] = Counter()
-        self._waiting: OrderedDict[Asker, _Request] = OrderedDict()
+        self.waiting: OrderedDict[Asker, _Request] = OrderedDict()
         self._spilling: dict[int, int] = {}
         """Object -> the process that moves it to disk."""
         self._trouble = ""
@@ -92,10 +92,10 @@ class Room:
 
         The answer is ``("grant", bytes)``, ``("spill", directory, [(id, block)])`` or an error.
         """
-        self._waiting[asker] = _Request(size, missing)
+        self.waiting[asker] = _Request(size, missing)
         if size <= self._capacity:
             self.settle()
-            if asker not in self._waiting:
+            if asker not in self.waiting:
                 return
             if not self._ask_back(asker[0]) and stage == "first":
                 stage = "spill"
@@ -103,21 +103,21 @@ class Room:
         if victims:
             self._order_spill(asker, victims)
         elif stage == "fail" or size > self._capacity:
-            del self._waiting[asker]
+            del self.waiting[asker]
             self._answer(asker, ("error", error_value(StoreFullError(self.describe(size)))))
 
     def cancel(self, asker: Asker) -> None:
         """Forget a question."""
-        self._waiting.pop(asker, None)
+        self.waiting.pop(asker, None)
 
     def settle(self) -> None:
         """Grant what fits now, first come first served."""
-        while self._waiting:
-            asker, request = next(iter(self._waiting.items()))
+        while self.waiting:
+            asker, request = next(iter(self.waiting.items()))
             free = self.free_bytes
             if request.size > self._capacity or free < request.missing:
                 return
-            del self._waiting[asker]
+            del self.waiting[asker]
             chunk = min(_CHUNK_BYTES, self._capacity // _SHARE)
             grant = min(free, max(request.missing, chunk))
             self._granted[asker[0]] += grant
@@ -152,14 +152,14 @@ class Room:
     def drop_process(self, process: int) -> None:
         """A process is gone, and what it was granted is free."""
         del self._granted[process]
-        for asker in [asker for asker in self._waiting if asker[0] == process]:
-            del self._waiting[asker]
+        for asker in [asker for asker in self.waiting if asker[0] == process]:
+            del self.waiting[asker]
         self._end_spill(process)
 
     def fail_all(self, error: Answer) -> None:
         """Answer every question with an error: the engine is over."""
-        while self._waiting:
-            asker, _ = self._waiting.popitem()
+        while self.waiting:
+            asker, _ = self.waiting.popitem()
             self._answer(asker, error)
 
     def describe(self, size: int) -> str:
@@ -195,7 +195,7 @@ class Room:
 
     def _victims(self) -> list[tuple[int, tuple[int, int, int]]]:
         """Return what to move to disk for all who wait, or nothing if it would not help."""
-        need = sum(request.missing for request in self._waiting.values()) - self.free_bytes
+        need = sum(request.missing for request in self.waiting.values()) - self.free_bytes
         goal = max(need, min(_SPILL_BYTES, self._capacity // _SHARE))
         in_use, found, total = self._in_use(), [], 0
         for object_id, entry in self._objects.resident():
@@ -218,7 +218,7 @@ class Room:
         return self._arenas.machine_of(arena_id) == self._machine
 
     def _order_spill(self, asker: Asker, victims: list[tuple[int, tuple[int, int, int]]]) -> None:
-        del self._waiting[asker]
+        del self.waiting[asker]
         for object_id, _ in victims:
             self._spilling[object_id] = asker[0]
             entry = self._objects.get(object_id)

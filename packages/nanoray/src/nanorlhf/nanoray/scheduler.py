@@ -123,6 +123,8 @@ class Scheduler:
         """Whether a group that waits may fit now."""
         self.has_room = False
         """Something was given back before the last ``schedule``, and nothing waits for it."""
+        self.is_stirred = False
+        """Something came, or was given back, since the last ``schedule``."""
         self._was_woken = False
         self._last = -1
         """The machine chosen last."""
@@ -201,6 +203,7 @@ class Scheduler:
                 return reason
             line = self._lines[want] = OrderedDict()
             heapq.heappush(self._open, ((-want.depth, now), want))
+            self.is_stirred = True
         self._wants[request.id] = want
         line[request.id] = now
         if is_first:
@@ -234,7 +237,7 @@ class Scheduler:
             self._start(call_id, want, running)
             grants.append(Grant(call_id, running.machine, self._gpu_ids(want, running)))
         self.has_room = self._was_woken and not self._lines
-        self._was_woken = False
+        self._was_woken = self.is_stirred = False
         return grants
 
     def ahead(self, call_id: int, limit: int, fits: Callable[[int], bool]) -> list[int]:
@@ -289,7 +292,7 @@ class Scheduler:
     ) -> None:
         """Queue a placement group; ``place_groups`` reserves it."""
         self._groups.add(group, bundles, strategy, name=name)
-        self._may_place = True
+        self._may_place = self.is_stirred = True
 
     def find_group(self, name: str) -> tuple[int, Sequence[Demand], Strategy] | None:
         """Return the id, bundles and strategy of the group of that name."""
@@ -394,7 +397,7 @@ class Scheduler:
 
     def _wake(self) -> None:
         """Something was given back: everything that waits may try again."""
-        self._may_place = self._was_woken = True
+        self._may_place = self._was_woken = self.is_stirred = True
         self._open_lines()
 
     def _open_lines(self) -> None:

@@ -4,18 +4,20 @@ This is the package's only module-level state: refs that arrive inside values mu
 they belong to, and user code in a worker must find the engine and the call it runs in.
 """
 
+import functools
 import os
 import sys
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
-from .backend import Backend
+from .backend import Backend, Start
 from .errors import NotInitializedError
 
 
 class _Session(NamedTuple):
     backend: Backend
-    pid: int
+    starts: WeakKeyDictionary[Any, Start]
 
 
 _session: _Session | None = None
@@ -30,16 +32,27 @@ def current() -> Backend:
     Raises:
         NotInitializedError: There is none; a fork of the driver has none either.
     """
-    if _session is not None and _session.pid == os.getpid():
+    if _session is not None:
         return _session.backend
     if not _is_adopted():
         raise NotInitializedError
     return current()
 
 
+def starts() -> WeakKeyDictionary[Any, Start]:
+    """Return what this process has prepared for its engine, by the function it was prepared for.
+
+    Raises:
+        NotInitializedError: As of ``current``.
+    """
+    current()
+    assert _session is not None, "there is an engine"
+    return _session.starts
+
+
 def is_open() -> bool:
     """Return whether this process is connected."""
-    return (_session is not None and _session.pid == os.getpid()) or _is_adopted()
+    return _session is not None or _is_adopted()
 
 
 def _is_adopted() -> bool:
@@ -57,4 +70,11 @@ def _is_adopted() -> bool:
 def set_current(backend: Backend | None) -> None:
     """Connect this process to an engine, or to none."""
     global _session
-    _session = None if backend is None else _Session(backend, os.getpid())
+    _session = None if backend is None else _Session(backend, WeakKeyDictionary())
+    _watch_forks()
+
+
+@functools.cache
+def _watch_forks() -> None:
+    """See to it that a fork, which shares the sockets, has no engine. Once is enough."""
+    os.register_at_fork(after_in_child=lambda: set_current(None))

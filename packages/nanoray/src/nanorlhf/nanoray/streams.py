@@ -81,7 +81,7 @@ class Streams:
     ) -> None:
         """Take an item from a generator."""
         item_id, raw, held = item
-        value = Value(*raw)
+        value = Value.of(raw)
         self._arenas.retain(value)
         stream = self._streams.get(stream_id)
         if stream is None or self._is_over(stream_id):

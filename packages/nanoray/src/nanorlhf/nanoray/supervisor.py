@@ -1,12 +1,14 @@
 """The life of worker processes and of the calls in them. No I/O.
 
 Whatever happens to a process, every call it had, and every call that comes later, ends: with its
-results, a retry, or a typed error.
+results, a retry, or a typed error. The file is long because that rule can only be checked where all
+that may happen to a process stands together.
 """
 
 import pickle
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any, Protocol
 
 from .actors import Actors
@@ -17,7 +19,7 @@ from .cancels import Cancels, cancelled
 from .errors import InfeasibleError, PlacementGroupRemovedError, WorkerCrashedError
 from .messages import RawValue, Spec
 from .objects import Objects
-from .resources import SLOT, UNIT, canonical, readable
+from .resources import SLOT, UNIT, Demand, canonical, readable
 from .scheduler import Grant, Request, Scheduler
 from .transfers import Transfers
 from .value import Value, error_value
@@ -44,8 +46,8 @@ class Processes(Protocol):
         """SIGKILL a process; no harm when it is gone."""
         ...
 
-    def offer(self, worker: int, ticket: int) -> None:
-        """Let a process of machine 0 begin the call with this ticket."""
+    def offer(self, worker: int, tickets: Sequence[int]) -> None:
+        """Let a process of machine 0 begin the calls with these tickets."""
         ...
 
     def recall(self, worker: int) -> list[int]:
@@ -116,9 +118,10 @@ class Supervisor:
         """A machine has joined: keep as many more idle processes."""
         self._max_idle += num_cpus
 
-    def submit(self, caller: int, spec: Spec) -> None:
+    def submit(self, call: Call) -> None:
         """Accept a call; it starts when its arguments and its resources are there."""
-        call = self.calls.add(caller, spec, on_ready=self._arguments_ready)
+        self.calls.add(call, on_ready=self._arguments_ready)
+        spec = call.spec
         if self._broken is not None:
             self.calls.fail(call, self._broken)
         elif spec.kind == "method":
@@ -126,7 +129,8 @@ class Supervisor:
         else:
             if spec.kind == "new":
                 self.actors.add(call)
-            call.depth = self.calls.depth(spec)
+            if call.own.parent:
+                call.depth = self.calls.depth(call)
             if call.depth > MAX_DEPTH:
                 self._abandon(call, _too_deep(spec))
             elif not call.num_missing:
@@ -154,49 +158,54 @@ class Supervisor:
         self,
         process: int,
         call_id: int,
-        *,
         results: Sequence[tuple[RawValue, Sequence[int]]],
-        error: RawValue | None,
-        seconds: float = 0.0,
-    ) -> None:
-        """A worker has answered a call, after so long."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+        took_s: float,
+    ) -> Call | None:
+        """A worker has answered a call; return it, or None when it had ended otherwise."""
+        worker, call = self._answered(process, call_id)
         if worker is None or call is None:
             self.calls.discard(results)
-            return  # its actor was buried, or it was cancelled, while this was on its way
-        if error is not None:
-            self.calls.fail(call, Value(*error))
-        elif call.spec.kind == "new":
+            return None
+        kind = call.spec.kind
+        if kind == "new":
             self.actors.constructed(call)
         else:
             self.calls.succeed(call, results)
-            if call.spec.kind == "task":
-                self.ahead.note(call, seconds)
+        if kind == "task":
+            self.ahead.note(call, took_s)
         self._finished(worker, call)
+        return call
 
-    def raised(self, process: int, call_id: int, error: RawValue) -> None:
-        """A call raised what it asked to be run again for."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+    def erred(self, process: int, call_id: int, error: RawValue) -> Call | None:
+        """A call raised; return it as ``done`` does."""
+        worker, call = self._answered(process, call_id)
+        if worker is not None and call is not None:
+            self.calls.fail(call, Value.of(error))
+            self._finished(worker, call)
+        return call
+
+    def raised(self, process: int, call_id: int, error: RawValue) -> Call | None:
+        """A call raised what it asked to be run again for; return it as ``done`` does."""
+        worker, call = self._answered(process, call_id)
         if worker is None or call is None:
-            return  # as above
+            return None
         is_retried = call.take_retry()
         if not is_retried:
-            self.calls.fail(call, Value(*error))
+            self.calls.fail(call, Value.of(error))
         elif call.spec.kind == "method":
             self.actors.again(call)
         self._finished(worker, call)
         if is_retried and call.spec.kind == "task":
             self._enqueue(call)
+        return call
 
-    def constructor_failed(self, process: int, call_id: int, text: str) -> None:
-        """An actor's constructor raised: the actor never was."""
-        worker = self._workers.get(process)
-        call = worker.calls.pop(call_id, None) if worker is not None else None
+    def constructor_failed(self, process: int, call_id: int, text: str) -> Call | None:
+        """An actor's constructor raised: the actor never was; return its call as ``done`` does."""
+        worker, call = self._answered(process, call_id)
         if worker is not None and call is not None:
             self.calls.succeed(call, ())  # it owes no results; its failure is the actor's death
             self.actors.bury(worker.actor, f"was never created; its constructor raised:\n{text}")
+        return call
 
     def exited(self, process: int, reason: str) -> None:
         """A worker process is gone; ``reason`` goes on "its process ..."."""
@@ -260,7 +269,7 @@ class Supervisor:
     def in_use(self) -> set[int]:
         """Return the objects that calls under way were given."""
         calls = [call for worker in self._workers.values() for call in worker.calls.values()]
-        return {number for call in calls for number in (*call.spec.deps, call.spec.args_id)}
+        return {number for call in calls for number in call.needed}
 
     def strand(self, stranded: Mapping[int, str]) -> None:
         """Fail queued calls that nobody can run since a machine was lost."""
@@ -292,7 +301,7 @@ class Supervisor:
         free = readable(self._scheduler.available().items())
         found = []
         for call in self.calls.live():
-            if object_ids.intersection(call.spec.returns):
+            if object_ids.intersection(call.returns):
                 state = _STATES[call.state]
                 if call.state == "queued":
                     state += f" {readable(call.spec.needs)} of free {free}"
@@ -307,23 +316,29 @@ class Supervisor:
         for call in self.calls.live():
             self.calls.fail(call, error)
 
+    def _answered(self, process: int, call_id: int) -> tuple[Worker | None, Call | None]:
+        """Take an answered call from its worker.
+
+        No call if its actor was buried, or it was cancelled, while the answer was on its way.
+        """
+        worker = self._workers.get(process)
+        return worker, None if worker is None else worker.calls.pop(call_id, None)
+
     def _finished(self, worker: Worker, call: Call) -> None:
         """The worker has answered: give it, or its resources, to others."""
-        if call.spec.kind == "task" and self.ahead.go_on(worker):
-            return
-        if call.spec.kind == "task":
+        if call.spec.kind != "task":
+            self.actors.finished(worker.actor)
+        elif not self.ahead.go_on(worker):
             self._scheduler.release(worker.grant)
             self._rest(worker)
-        else:
-            self.actors.finished(worker.actor)
 
     def _arguments_lost(self, worker: Worker, call: Call, error: Value) -> None:
         """What a call needs cannot be brought to the machine it was sent to."""
         if call.spec.kind == "new":
             text = str(pickle.loads(error.stream or b""))
-            self.constructor_failed(worker.id, call.spec.id, text)
+            self.constructor_failed(worker.id, call.id, text)
         else:
-            self.done(worker.id, call.spec.id, results=(), error=tuple(error))
+            self.erred(worker.id, call.id, error.raw)
 
     def _arguments_ready(self, call: Call) -> None:
         if call.spec.kind == "method":
@@ -343,9 +358,9 @@ class Supervisor:
         call.state, call.worker, call.ticket = "queued", None, 0
         needs = spec.needs
         if spec.kind == "task" and not spec.group:
-            needs = canonical({**dict(needs), SLOT: UNIT})
+            needs = _with_slot(needs)
         place = (spec.sees_gpus, spec.is_spread, spec.node, spec.is_soft)
-        request = Request(spec.id, needs, spec.group, spec.bundle, call.depth, *place)
+        request = Request(call.id, needs, spec.group, spec.bundle, call.depth, *place)
         reason = self._scheduler.add(request, is_first=is_first)
         if reason is not None:
             self._abandon(call, _infeasible(spec, reason))
@@ -387,7 +402,7 @@ class Supervisor:
         return None
 
     def _fork(self, key: WorkerKey, call: Call) -> Worker:
-        worker = Worker(self.next_process(), key, call.spec.actor, call.spec.id, call.spec.name)
+        worker = Worker(self.next_process(), key, call.spec.actor, call.id, call.spec.name)
         worker.is_serial = call.spec.max_concurrency == 1
         self._workers[worker.id] = worker
         setup = {
@@ -400,6 +415,12 @@ class Supervisor:
         }
         self._processes.fork(worker.id, setup, machine=key.machine)
         return worker
+
+
+@lru_cache(256)
+def _with_slot(needs: Demand) -> Demand:
+    """Return what a task takes of its machine: one of the processes for tasks, too."""
+    return canonical({**dict(needs), SLOT: UNIT})
 
 
 def _too_deep(spec: Spec) -> Value:

@@ -9,6 +9,7 @@ engine can take back what has not begun, whatever the process is busy with, and 
 import contextlib
 import socket
 import struct
+from collections.abc import Sequence
 
 _ID = struct.Struct("<Q")
 _CHUNK = 1 << 16
@@ -19,11 +20,10 @@ class Tickets:
 
     >>> tickets = Tickets()
     >>> desk = Desk(tickets.reader)
-    >>> for number in (1, 2, 3):
-    ...     tickets.offer(number)
+    >>> tickets.offer([1, 2, 3])
     >>> desk.claim(1), tickets.recall(), desk.claim(2)
     (True, [2, 3], False)
-    >>> tickets.offer(4)
+    >>> tickets.offer([4])
     >>> desk.claim(3), tickets.recall()
     (False, [4])
     >>> tickets.close()
@@ -34,9 +34,9 @@ class Tickets:
         for end in (self._writer, self.reader):
             end.setblocking(False)
 
-    def offer(self, ticket: int) -> None:
-        """Add the ticket of a call that is about to be sent."""
-        self._writer.send(_ID.pack(ticket))
+    def offer(self, tickets: Sequence[int]) -> None:
+        """Add the tickets of calls that are about to be sent."""
+        self._writer.send(struct.pack(f"<{len(tickets)}Q", *tickets))
 
     def recall(self) -> list[int]:
         """Take every ticket back that the process has not claimed; return them in order."""

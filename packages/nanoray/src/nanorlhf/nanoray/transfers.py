@@ -52,6 +52,8 @@ class Transfers:
         self._under_way: dict[tuple[int, int], int] = {}
         """(object, target machine) -> number of the fetch."""
         self._count = 0
+        self.is_alone = False
+        """There has never been a second machine, so nothing is ever away."""
 
     def on(self, machine: int, object_id: int, value: Value) -> Value | None:
         """Return the object's value as processes of ``machine`` read it, None if it is not there.
@@ -65,6 +67,8 @@ class Transfers:
 
     def are_away(self, machine: int, object_ids: Iterable[int]) -> bool:
         """Return whether one of these ready objects must first be brought to a machine."""
+        if self.is_alone:
+            return False
         return any(self._is_away(machine, object_id) for object_id in object_ids)
 
     def localize(self, machine: int, object_ids: Iterable[int], then: Then) -> None:

@@ -14,15 +14,16 @@ import cloudpickle  # type: ignore[import-untyped]
 
 from .arrays import Cutter
 from .errors import NanoRayError, SerializationError
-from .messages import Slot
+from .messages import RawValue
 from .refs import ObjectRef, UserValue
 
 INLINE_BYTES = 64 * 1024
 """Values up to this size travel inside messages; larger ones through shared memory."""
 
-_PLAIN = frozenset({type(None), bool, int, float, str, Slot})
+_PLAIN = frozenset({type(None), bool, int, float, str})
 _CONTAINERS = frozenset({tuple, list, dict})
 _FEW = 16
+_NONE = pickle.dumps(None, 5)
 
 
 class Block(NamedTuple):
@@ -76,6 +77,17 @@ class Value(NamedTuple):
     checksum: int | None = None
     """Of the block's bytes, once they have been moved to a file."""
 
+    @classmethod
+    def of(cls, raw: RawValue) -> "Value":
+        """Return the value that came in a message."""
+        return cls(raw, (), (), None) if isinstance(raw, bytes) else cls(*raw)
+
+    @property
+    def raw(self) -> RawValue:
+        """The value as messages carry it."""
+        stream = self.stream
+        return tuple(self) if stream is None or self.parts else stream
+
 
 def inline(pickled: Pickled) -> Value:
     """Return the value with everything inside."""
@@ -98,6 +110,20 @@ def pickled(value: object) -> Pickled:
     is_cow = tuple(id(buffer) in cow for buffer in buffers)
     views = [buffer.raw() for buffer in buffers]
     return Pickled(pickler.chunks, views, is_cow, tuple(pickler.held))
+
+
+def small(value: object) -> bytes | None:
+    """Return the pickle of a value that is nothing but a few numbers and strings, else None.
+
+    >>> pickle.loads(small([1, "two"])), small(object())
+    ([1, 'two'], None)
+    """
+    if value is None:
+        return _NONE
+    if not _is_plain(value):
+        return None
+    data = pickle.dumps(value, 5)
+    return data if len(data) <= INLINE_BYTES else None
 
 
 def _is_plain(value: UserValue, depth: int = 3) -> bool:

@@ -15,9 +15,9 @@ import numpy as np
 
 from .blocks import PAGE, round_up
 from .mapping import is_sealed, private
+from .messages import RawValue
 from .refs import HoldLog, UserValue
 from .spill import check_spill
-from .value import Block, Value
 
 
 class Reader:
@@ -34,9 +34,9 @@ class Reader:
         """Files and sizes of arenas for which there was no memory when they were announced."""
         self._files: dict[int, int] = {}
         """Arenas on disk: what comes from there is checked before it is used."""
-        self._roots: weakref.WeakValueDictionary[int, np.ndarray[Any, Any]]
-        self._roots = weakref.WeakValueDictionary()
-        self._lock = threading.RLock()  # re-entered by a finalizer that runs inside root()
+        self._lives: dict[int, _Life] = {}
+        """Of each object that has views here."""
+        self._lock = threading.RLock()  # re-entered by a view that ends inside _root()
 
     def adopt(self, arena_id: int, size: int, fd: int) -> None:
         """Map an arena; the caller keeps ``fd``."""
@@ -60,24 +60,26 @@ class Reader:
         for arena_id in (*self._maps, *self._unmapped):
             self.forget(arena_id)
 
-    def load(self, object_id: int, value: Value) -> UserValue:
-        """Return the object that ``value`` describes.
+    def load(self, object_id: int, raw: RawValue) -> UserValue:
+        """Return the object that a value, as it came in a message, describes.
 
         Raises:
             ObjectLostError: It was moved to disk and did not come back as it was.
             MemoryError: This process may not map the arena that it lies in.
         """
-        if value.block is None:
-            assert value.stream is not None, "an inline value carries its stream"
-            parts = zip(value.parts, value.is_cow, strict=True)
-            buffers = [bytearray(part) if is_cow else part for part, is_cow in parts]
-            return pickle.loads(value.stream, buffers=buffers)
-        self._check(object_id, value)
-        root = self._root(object_id, Block(*value.block), any(value.is_cow))
-        whole = memoryview(root.data)
-        stream, *views = (whole[start : start + length] for start, length in value.parts)
-        pairs = zip(views, value.is_cow, strict=True)
-        buffers = [view if is_cow else view.toreadonly() for view, is_cow in pairs]
+        if isinstance(raw, bytes):
+            return pickle.loads(raw)
+        stream, parts, is_cow, block, checksum = raw
+        if block is None:
+            pairs = zip(parts, is_cow, strict=True)
+            buffers = [bytearray(part) if is_mine else part for part, is_mine in pairs]
+            return pickle.loads(stream, buffers=buffers)
+        if checksum is not None:
+            self._check(object_id, block, checksum)
+        whole = self._root(object_id, block, True in is_cow).data
+        stream, *views = [whole[start : start + length] for start, length in parts]
+        pairs = zip(views, is_cow, strict=True)
+        buffers = [view if is_mine else view.toreadonly() for view, is_mine in pairs]
         return pickle.loads(stream, buffers=buffers)
 
     def end_loan(self, answer: tuple[Any, ...]) -> None:
@@ -87,7 +89,7 @@ class Reader:
         """
         if answer[0] == "values":
             for object_id, raw in answer[1]:
-                if Value(*raw).block is not None:
+                if isinstance(raw, tuple) and raw[3] is not None:
                     self._holds.drop(-object_id)
 
     def block(self, block: tuple[int, int, int]) -> memoryview | None:
@@ -96,42 +98,56 @@ class Reader:
         arena = self._maps.get(arena_id)
         return None if arena is None else memoryview(arena)[offset : offset + size]
 
-    def _check(self, object_id: int, value: Value) -> None:
+    def _check(self, object_id: int, block: tuple[int, int, int], checksum: int) -> None:
         """Check bytes that were on disk, unless a view shows that it has been done."""
-        if value.checksum is None or value.block is None or object_id in self._roots:
+        if object_id in self._lives:
             return
-        arena_id, offset, size = value.block
+        arena_id, offset, size = block
         fd = self._files.get(arena_id)
         if fd is not None:
-            check_spill(fd, offset, size, value.checksum, name=f"object {object_id:x}")
+            check_spill(fd, offset, size, checksum, name=f"object {object_id:x}")
 
-    def _root(self, object_id: int, block: Block, is_cow: bool) -> np.ndarray[Any, Any]:
+    def _root(
+        self, object_id: int, block: tuple[int, int, int], is_cow: bool
+    ) -> np.ndarray[Any, Any]:
         """Return the array under all views of a block; its death is the end of our hold."""
         with self._lock:
-            root = self._roots.get(object_id)
-            if root is not None:
-                return root
-            arena = self._arena(block.arena)
-            root = np.frombuffer(arena, np.uint8, block.size, block.offset)
-            self._holds.add(-object_id)
-            self._roots[object_id] = root
-            stale = arena if is_cow else None
-            end = weakref.finalize(root, self._release, object_id, block, stale)
-            end.atexit = False
+            life = self._lives.get(object_id)
+            root = None if life is None else life()
+            if root is None:
+                arena_id, offset, size = block
+                arena = self._maps.get(arena_id) or self._map(arena_id)
+                root = np.frombuffer(arena, np.uint8, size, offset)
+                self._holds.add(-object_id)
+                life = self._lives[object_id] = _Life(root, self._end)
+                life.object_id = object_id
+                life.stale = (arena, offset, round_up(size, to=PAGE)) if is_cow else None
             return root
 
-    def _arena(self, arena_id: int) -> mmap.mmap:
-        if arena_id in self._unmapped:
-            fd, size = self._unmapped[arena_id]
-            self._maps[arena_id] = private(fd, size)
-            del self._unmapped[arena_id]
-            os.close(fd)
+    def _map(self, arena_id: int) -> mmap.mmap:
+        """Map an arena for which there was no memory before."""
+        fd, size = self._unmapped[arena_id]
+        self._maps[arena_id] = private(fd, size)
+        del self._unmapped[arena_id]
+        os.close(fd)
         return self._maps[arena_id]
 
-    def _release(self, object_id: int, block: Block, stale: mmap.mmap | None) -> None:
+    def _end(self, life: "_Life") -> None:
         """Drop private copies of the block's pages, which must not outlive it, and the hold."""
         with self._lock:
-            if stale is not None and self._roots.get(object_id) is None:
-                size = round_up(block.size, to=PAGE)
-                stale.madvise(mmap.MADV_DONTNEED, block.offset, size)
-        self._holds.drop(-object_id)
+            if self._lives.get(life.object_id) is life:  # nobody has begun to read it anew
+                del self._lives[life.object_id]
+                if life.stale is not None:
+                    arena, offset, size = life.stale
+                    arena.madvise(mmap.MADV_DONTNEED, offset, size)
+        self._holds.drop(-life.object_id)
+
+
+class _Life(weakref.ref["np.ndarray[Any, Any]"]):
+    """A weak ref to the array under all views of a block."""
+
+    __slots__ = ("object_id", "stale")
+
+    object_id: int
+    stale: tuple[mmap.mmap, int, int] | None
+    """The pages of which this process may have copies."""

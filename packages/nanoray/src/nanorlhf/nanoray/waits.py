@@ -1,4 +1,4 @@
-"""Who waits for which objects: the state of every ``get`` and ``wait`` under way. No I/O."""
+"""Who waits for which objects: the state of every ``wait`` under way. No I/O."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -19,8 +19,7 @@ _NUM_SHOWN = 5
 class _Wait(NamedTuple):
     ids: Sequence[int]
     missing: set[int]
-    num_ready: int | None
-    """None for a get, which also ends with the first error."""
+    num_ready: int
     watched: list[tuple[Entry, Watcher]]
     is_local: bool
     """Whether an object counts once it is on the asker's machine, and not when it is anywhere."""
@@ -58,10 +57,10 @@ class Waits:
         asker: Asker,
         ids: Sequence[int],
         *,
-        num_ready: int | None = None,
-        is_local: bool = False,
+        num_ready: int,
+        is_local: bool,
     ) -> None:
-        """Answer as soon as all ids (or ``num_ready`` of them) are ready, or one get has failed.
+        """Answer as soon as ``num_ready`` of the ids are ready.
 
         With ``is_local`` an object counts once it is on the asker's machine, and is brought there.
         """
@@ -107,26 +106,24 @@ class Waits:
 
     def _watcher(self, asker: Asker) -> Watcher:
         def ready(object_id: int, entry: Entry) -> None:
+            del entry
             wait = self._waits.get(asker)
             if wait is not None and wait.is_local and self._is_away(asker[0], object_id):
                 self._fetch(asker, object_id)
             else:
-                self._came(asker, object_id, entry)
+                self._came(asker, object_id)
 
         return ready
 
     def _fetch(self, asker: Asker, object_id: int) -> None:
-        entry = self._entry(object_id)
-        self._bring(asker[0], object_id, lambda: self._came(asker, object_id, entry))
+        self._bring(asker[0], object_id, lambda: self._came(asker, object_id))
 
-    def _came(self, asker: Asker, object_id: int, entry: Entry) -> None:
-        """One more counts: answer if it was the last, or has failed."""
+    def _came(self, asker: Asker, object_id: int) -> None:
+        """One more counts: answer if it was the last."""
         wait = self._waits.get(asker)
         if wait is None:
             return
         wait.missing.discard(object_id)
-        if wait.missing and wait.num_ready is None and not entry.is_error:
-            return
         answer = self._answer_of(wait)
         if answer is not None:
             del self._waits[asker]
@@ -135,16 +132,8 @@ class Waits:
 
     def _answer_of(self, wait: _Wait) -> Answer | None:
         """Return the answer if it can be given now."""
-        if wait.num_ready is not None:
-            ready = [object_id for object_id in wait.ids if object_id not in wait.missing]
-            return ("ready", ready) if len(ready) >= wait.num_ready else None
-        values: list[tuple[int, Any]] = []
-        for object_id in wait.ids:
-            entry = self._entry(object_id)
-            if entry.is_error:
-                return ("error", entry.value)
-            values.append((object_id, entry.value))
-        return None if wait.missing else ("values", values)
+        ready = [object_id for object_id in wait.ids if object_id not in wait.missing]
+        return ("ready", ready) if len(ready) >= wait.num_ready else None
 
     def _entry(self, object_id: int) -> Entry:
         entry = self._objects.get(object_id)

@@ -13,7 +13,9 @@ from typing import Any
 
 Message = tuple[Any, ...]
 
-_HEADER = struct.Struct("<Q")
+_HEADER_BYTES = 8
+_pack_header = struct.Struct("<Q").pack
+_unpack_header = struct.Struct("<Q").unpack_from
 _MAX_FRAME = 1 << 40  # a length beyond this is a broken stream, not a message
 
 
@@ -27,7 +29,7 @@ def pack(message: Message) -> bytes:
     [('get', 1, [2, 3])]
     """
     body = marshal.dumps(message)
-    return _HEADER.pack(len(body)) + body
+    return _pack_header(len(body)) + body
 
 
 class Unpacker:
@@ -49,18 +51,15 @@ class Unpacker:
         """
         data = self._rest + chunk if self._rest else chunk
         messages: list[Message] = []
-        start = 0
-        with memoryview(data) as view:
-            while len(data) - start >= _HEADER.size:
-                (length,) = _HEADER.unpack_from(data, start)
-                if length > self._max_frame:
-                    raise ValueError(
-                        f"frame length={length} is over {self._max_frame}: broken stream"
-                    )
-                end = start + _HEADER.size + length
-                if end > len(data):
-                    break
-                messages.append(marshal.loads(view[start + _HEADER.size : end]))
-                start = end
+        start, end = 0, len(data)
+        while end - start >= _HEADER_BYTES:
+            (length,) = _unpack_header(data, start)
+            if length > self._max_frame:
+                raise ValueError(f"frame length={length} is over {self._max_frame}: broken stream")
+            stop = start + _HEADER_BYTES + length
+            if stop > end:
+                break
+            messages.append(marshal.loads(data[start + _HEADER_BYTES : stop]))
+            start = stop
         self._rest = data[start:]
         return messages

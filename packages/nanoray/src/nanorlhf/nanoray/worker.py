@@ -60,13 +60,13 @@ class Worker:
             run = self._link.next_run()
             if run.ticket and not self._desk.claim(run.ticket):
                 continue  # the engine has taken it back
-            self._client.only_call = run.id
+            self._client.caller.only_call = run.id
             self._performer.perform(run)
             # The frames of the call are gone: what it dropped is freed before the next one waits.
             del run
             self._performer.flush()
             if self._max_concurrency > 1:  # the first call was the constructor
-                self._client.only_call = 0
+                self._client.caller.only_call = 0
                 self._serve_in_threads()
 
     def _serve_in_threads(self) -> NoReturn:

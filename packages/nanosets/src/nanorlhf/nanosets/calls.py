@@ -1,6 +1,8 @@
 """Calling a user's function on rows or batches, and making columns or a mask of what it returns."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import gc
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from operator import itemgetter
@@ -22,6 +24,27 @@ from .types import DType, Schema
 
 if TYPE_CHECKING:
     from .dataset import Dataset
+
+
+PAUSED_ROWS = 10_000
+"""Rows of a range up to which Python's garbage collector waits for its end."""
+
+
+@contextmanager
+def collections_later(rows: Range) -> Iterator[None]:
+    """Keep the garbage collector from running while the answers of some rows are made.
+
+    It runs every few hundred rows and finds all of their answers in use. Ranges of many rows get
+    it: theirs may make garbage.
+    """
+    if not gc.isenabled() or rows.stop - rows.start > PAUSED_ROWS:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class Block(NamedTuple):
@@ -102,12 +125,14 @@ class ColumnsOf:
                 dataset.
             ValueError: Old columns stay and the answers are of another number of rows.
         """
-        answers = self.call.answers(rows)
-        try:
-            found = self._table(answers)
-        except SchemaError as error:
-            row = None if error.row is None else rows.start + error.row
-            raise SchemaError(error.field, error.problem, row=row) from None
+        with collections_later(rows):
+            answers = self.call.answers(rows)
+            try:
+                found = self._table(answers)
+            except SchemaError as error:
+                row = None if error.row is None else rows.start + error.row
+                raise SchemaError(error.field, error.problem, row=row) from None
+            del answers
         if found is not None:
             self._check_length(found, rows)
         return Block(rows, found)
@@ -181,9 +206,10 @@ def mask_of(call: Call, rows: Range) -> Mask:
     Raises:
         ValueError: A batch got the wrong number of answers.
     """
-    answers = call.answers(rows)
-    if not isinstance(answers, np.ndarray):
-        answers = [bool(answer) for answer in answers]
+    with collections_later(rows):
+        answers = call.answers(rows)
+        if not isinstance(answers, np.ndarray):
+            answers = [bool(answer) for answer in answers]
     mask = np.asarray(answers, np.bool_)
     size = rows.stop - rows.start
     if mask.shape != (size,):

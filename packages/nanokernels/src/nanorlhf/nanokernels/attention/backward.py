@@ -14,7 +14,8 @@ that see it, of all GROUP query heads in turn, and writes dk and dv::
 
 Each computes p for itself: 7 matrix products (14 D FLOPs a visible pair) where one pass with atomic
 adds takes 5. In exchange nothing is added atomically, so two runs agree to the last bit, and
-grouped KV heads need no expanded copy. Tiles that the mask hides are skipped in both passes.
+grouped KV heads need no expanded copy. Tiles that the mask hides are skipped in both passes. On
+Hopper 16-bit inputs go to :mod:`.gluon_dq` and :mod:`.gluon_dkdv`, the same two passes.
 
 Shape legend: T = packed query tokens, S = packed key tokens, B = batch, H = query heads, K = KV
 heads, D = head dimension.
@@ -29,6 +30,7 @@ from torch import Tensor
 
 from nanorlhf.nanokernels.attention.backward_dkdv import launch_dkdv
 from nanorlhf.nanokernels.attention.backward_dq import launch_dq
+from nanorlhf.nanokernels.attention.forward import suits_gluon
 from nanorlhf.nanokernels.attention.packed import Batch, Mask, Packed, Rows, as_rows
 from nanorlhf.nanokernels.configs import Config, table
 
@@ -70,14 +72,33 @@ def launch_backward(
         batch = Batch(q.shape[0], None, None, q.shape[1], k.shape[1])
     else:
         batch = Batch(queries.num_sequences, queries.cu_seqlens, keys.cu_seqlens, 0, 0)
-    key = f"{q.shape[-1]}/{q.element_size()}"
-    dq_config = dq_config or table("attention_dq")[key]
-    dkdv_config = dkdv_config or table("attention_dkdv")[key]
     rows = Rows(*(as_rows(x.flatten(0, -3)) for x in (q, k, v, grad_o)))
-    mask = Mask(batch, scale, causal, window)
-    dq, stats = launch_dq(rows, o, lse_HT, mask, dq_config)
-    dk, dv = launch_dkdv(rows, stats, mask, dkdv_config, slots=dq_config["block_m"])
+    if dq_config is None and dkdv_config is None and suits_gluon(q):
+        from nanorlhf.nanokernels.attention import gluon_dkdv, gluon_dq
+
+        mask = Mask(_as_packed(batch, q.device), scale, causal, window)
+        dq, stats = gluon_dq.launch(rows, o, lse_HT, mask)
+        dk, dv = gluon_dkdv.launch(rows, stats, mask)
+    else:
+        key = f"{q.shape[-1]}/{q.element_size()}"
+        dq_config = dq_config or table("attention_dq")[key]
+        dkdv_config = dkdv_config or table("attention_dkdv")[key]
+        mask = Mask(batch, scale, causal, window)
+        dq, stats = launch_dq(rows, o, lse_HT, mask, dq_config)
+        dk, dv = launch_dkdv(rows, stats, mask, dkdv_config, slots=dq_config["block_m"])
     return Grads(dq.view(q.shape), dk.view(k.shape), dv.view(v.shape))
+
+
+def _as_packed(batch: Batch, device: torch.device) -> Batch:
+    """Return a batch with where its sequences start written out, dense or not."""
+    if not batch.dense:
+        return batch
+    lengths = (batch.q_length, batch.k_length)
+    q, k = (
+        torch.arange(0, (batch.sequences + 1) * n, n, dtype=torch.int32, device=device)
+        for n in lengths
+    )
+    return batch._replace(cu_q=q, cu_k=k)
 
 
 def _prepare(dim: int, *, first: bool) -> Callable[[Config], Tensor]:
@@ -102,7 +123,10 @@ def _prepare(dim: int, *, first: bool) -> Callable[[Config], Tensor]:
 
 
 def tunables() -> "Iterator[Tunable]":
-    """Yield the choices of launch parameters of both passes, for 4 sequences of 4,096 tokens."""
+    """Yield the choices of launch parameters of both passes, for 4 sequences of 4,096 tokens.
+
+    Those of :mod:`.gluon_dq` and :mod:`.gluon_dkdv` fill registers and shared memory to the brim.
+    """
     from nanorlhf.nanokernels.tune import Tunable
 
     tiles = {"dq": ((64, 64), (128, 64)), "dkdv": ((64, 64), (32, 64), (64, 128))}

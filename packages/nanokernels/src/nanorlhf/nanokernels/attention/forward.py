@@ -267,19 +267,21 @@ def launch_forward(
     return Saved(o, lse)
 
 
+CANDIDATES: list[Config] = [
+    {"block_m": 16 * warps, "block_n": block_n, "num_warps": warps, "num_stages": stages}
+    for warps in (4, 8)
+    for block_n in (32, 64)
+    for stages in (2, 3)
+]
+"""What tuning tries, here and in :mod:`.paged_prefill`."""
+
+
 def tunables() -> "Iterator[Tunable]":
     """Yield the choices of launch parameters of 16-bit inputs, for 4 sequences of 4,096 tokens.
 
     Those of :mod:`.gluon_forward` fill shared memory and registers to the brim: they are not tuned.
     """
     from nanorlhf.nanokernels.tune import Tunable
-
-    candidates = [
-        {"block_m": 16 * warps, "block_n": block_n, "num_warps": warps, "num_stages": stages}
-        for warps in (4, 8)
-        for block_n in (32, 64)
-        for stages in (2, 3)
-    ]
 
     def prepare(dim: int) -> Callable[[Config], Tensor]:
         q, k, v = (
@@ -290,4 +292,4 @@ def tunables() -> "Iterator[Tunable]":
         return lambda config: launch_forward(q, k, v, config=config, **at).o
 
     for dim in (16, 32, 64, 128, 256):
-        yield Tunable("attention_forward", f"{dim}/2", candidates, functools.partial(prepare, dim))
+        yield Tunable("attention_forward", f"{dim}/2", CANDIDATES, functools.partial(prepare, dim))

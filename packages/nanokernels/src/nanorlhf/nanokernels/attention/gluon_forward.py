@@ -22,16 +22,13 @@ rounds that go forth and back, so that no program always draws the longer end::
 Gluon is an experimental dialect of Triton with explicit layouts and barriers; it has no
 interpreter. :func:`.forward.launch_forward` says which inputs come here. A mistake in the barriers
 shows as a hang or as wrong numbers: the tests marked ``gpu`` are this file's only numeric tests.
+The file is long because the parts of one program that wait for each other are read side by side.
 
 Shape legend: T = packed query tokens, H = query heads, K = KV heads, D = head dimension.
 """
 
-from collections.abc import Callable
-from typing import Any
-
 import torch
 from torch import Tensor
-from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.hopper import (
     fence_async_shared,
@@ -40,8 +37,16 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     warpgroup_mma,
     warpgroup_mma_wait,
 )
-from triton.experimental.gluon.nvidia.hopper import TensorDescriptor
 
+from nanorlhf.nanokernels.attention.gluon_ring import (
+    barriers,
+    describe,
+    fill,
+    jit,
+    jit_varying,
+    load,
+    store,
+)
 from nanorlhf.nanokernels.attention.order import longest_first
 from nanorlhf.nanokernels.attention.packed import (
     Packed,
@@ -55,17 +60,9 @@ from nanorlhf.nanokernels.dispatch import cdiv
 
 BLOCK_M = 128
 """Queries of a tile, half of them each consumer's; the kernel counts on it."""
-TYPES = {torch.bfloat16: gl.bfloat16, torch.float16: gl.float16}
-
-# gluon.jit, with a type.
-_jit: Callable[[Callable[..., object]], Any] = gluon.jit
-_jit_varying: Callable[..., Callable[[Callable[..., object]], Any]] = gluon.jit
-# Triton 3.6 has the longer names, later ones the shorter.
-_load = tma.async_load if hasattr(tma, "async_load") else tma.async_copy_global_to_shared
-_store = tma.async_store if hasattr(tma, "async_store") else tma.async_copy_shared_to_global
 
 
-@_jit
+@jit
 def _rounds(
     total: gl.tensor,
 ) -> gl.tensor:
@@ -78,7 +75,7 @@ def _rounds(
     return whole + (place < total - whole * programs).to(gl.int32)
 
 
-@_jit
+@jit
 def _item(
     turn: gl.tensor,
 ) -> gl.tensor:
@@ -89,7 +86,7 @@ def _item(
     return turn * gl.num_programs(0) + place
 
 
-@_jit
+@jit
 def _work(
     item: gl.tensor,
     batch: gl.tuple,
@@ -129,7 +126,7 @@ def _work(
     return sequence, head, top, q_end, q_len, k_end, k_len, start, blocks
 
 
-@_jit
+@jit
 def _at(
     sequence: gl.tensor,
     head: gl.tensor,
@@ -147,24 +144,7 @@ def _at(
     return at
 
 
-@_jit
-def _fill(
-    rows: gl.tensor,
-    at: gl.tensor,
-    ring: gl.tensor,
-    full: gl.tensor,
-    empty: gl.tensor,
-    step: gl.tensor,
-    SLOTS: gl.constexpr,
-) -> None:
-    """Load a block into the ring's slot number ``step`` once its last one has been used."""
-    slot = step % SLOTS
-    mbarrier.wait(empty.index(slot), ((step // SLOTS) & 1) ^ 1)
-    mbarrier.expect(full.index(slot), rows.block_type.nbytes)
-    _load(rows, at, full.index(slot), ring.index(slot))
-
-
-@_jit
+@jit
 def _produce(
     rows: gl.tuple,
     shared: gl.tuple,
@@ -192,17 +172,17 @@ def _produce(
                 mbarrier.wait(q_empty.index(half), (done & 1) ^ 1)
                 mbarrier.expect(q_full.index(half), q_rows.block_type.nbytes)
                 at = _at(sequence, head, q_end, q_len, top + half * 64, D, DENSE)
-                _load(q_rows, at, q_full.index(half), q_tile.index(half))
+                load(q_rows, at, q_full.index(half), q_tile.index(half))
             done += 1
         for block in range(blocks):
             first = start + (blocks - 1 - block) * BLOCK_N
             at = _at(sequence, head // GROUP, k_end, k_len, first, D, DENSE)
-            _fill(k_rows, at, ring, full, empty, step, SLOTS)
-            _fill(v_rows, at, ring, full, empty, step + 1, SLOTS)
+            fill(k_rows, at, ring, full, empty, step, SLOTS)
+            fill(v_rows, at, ring, full, empty, step + 1, SLOTS)
             step += 2
 
 
-@_jit
+@jit
 def _weigh(
     s: gl.tensor,
     sums: gl.tuple,
@@ -229,7 +209,7 @@ def _weigh(
     return p, (new_peak, weight * shrink + gl.sum(p, 1)), shrink
 
 
-@_jit
+@jit
 def _consume(
     o_rows: gl.tensor,
     lse_ptr: gl.tensor,
@@ -325,7 +305,7 @@ def _consume(
             q.store(acc.to(q_tile.dtype))
             fence_async_shared()
             at = _at(sequence, head, q_end, q_len, top, D, DENSE)
-            _store(o_rows, at, q_tile.index(HALF))
+            store(o_rows, at, q_tile.index(HALF))
             lse = (peak + gl.log2(weight)) * 0.6931471805599453
             token = head.to(gl.int64) * tokens + (q_end - q_len) + row
             gl.store(lse_ptr + token, lse, mask=row < q_len)
@@ -334,7 +314,7 @@ def _consume(
             done += 1
 
 
-@_jit_varying(do_not_specialize=["tokens", "sequences", "tiles", "q_length", "k_length", "window"])
+@jit_varying(do_not_specialize=["tokens", "sequences", "tiles", "q_length", "k_length", "window"])
 def _forward_kernel(
     q_rows: gl.tensor,
     k_rows: gl.tensor,
@@ -360,22 +340,15 @@ def _forward_kernel(
     BLOCK_N: gl.constexpr,
     SLOTS: gl.constexpr,
 ) -> None:
-    BARRIER: gl.constexpr = mbarrier.MBarrierLayout()
     # Kernels know no [2, *shape].
     q_shape: gl.constexpr = [2] + q_rows.block_type.shape  # noqa: RUF005
     k_shape: gl.constexpr = [SLOTS] + k_rows.block_type.shape  # noqa: RUF005
     q_tile = gl.allocate_shared_memory(q_rows.dtype, q_shape, q_rows.layout)
     ring = gl.allocate_shared_memory(k_rows.dtype, k_shape, k_rows.layout)
-    q_full = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    q_empty = gl.allocate_shared_memory(gl.int64, [2, 1], BARRIER)
-    full = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    empty = gl.allocate_shared_memory(gl.int64, [SLOTS, 1], BARRIER)
-    for half in gl.static_range(2):
-        mbarrier.init(q_full.index(half), count=1)
-        mbarrier.init(q_empty.index(half), count=1)
-    for slot in gl.static_range(SLOTS):
-        mbarrier.init(full.index(slot), count=1)
-        mbarrier.init(empty.index(slot), count=2)
+    q_full = barriers(2, 1)
+    q_empty = barriers(2, 1)
+    full = barriers(SLOTS, 1)
+    empty = barriers(SLOTS, 2)
     fence_async_shared()
     shared = (q_tile, q_full, q_empty, ring, full, empty)
     total = sequences * tiles * HEADS
@@ -438,18 +411,13 @@ def launch(
         order, geometry = longest_first(q, queries, keys, BLOCK_M), ragged
         sequences, tiles = queries.num_sequences, len(order) // 2
 
-    def describe(x: Tensor, rows: int) -> TensorDescriptor:
-        shape, strides, block = geometry(x, rows)
-        layout = gl.NVMMASharedLayout.get_default_for(block, TYPES[x.dtype])
-        return TensorDescriptor(x, shape, strides, block, layout)
-
     with torch.cuda.device_of(q):  # type: ignore[no-untyped-call]
         processors = torch.cuda.get_device_properties(q.device).multi_processor_count
         _forward_kernel[(processors,)](
-            describe(q, 64),
-            describe(k, config["block_n"]),
-            describe(v, config["block_n"]),
-            describe(o, 64),
+            describe(q, geometry(q, 64)),
+            describe(k, geometry(k, config["block_n"])),
+            describe(v, geometry(v, config["block_n"])),
+            describe(o, geometry(o, 64)),
             lse_HT,
             order,
             None if queries is None else queries.cu_seqlens,

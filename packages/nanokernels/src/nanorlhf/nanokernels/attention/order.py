@@ -20,7 +20,7 @@ from nanorlhf.nanokernels.dispatch import cdiv, jit, jit_varying, launch, tl
 
 
 @jit
-def _tiles(
+def tiles_of(
     cu_q_ptr: tl.tensor,
     cu_k_ptr: tl.tensor,
     sequence: tl.tensor,
@@ -49,14 +49,14 @@ def _order_kernel(
     slot = tl.program_id(0)
     own = find_sequence(cu_q_ptr, sequences, slot, BLOCK)
     tile = slot - (tl.load(cu_q_ptr + own) // BLOCK + own)
-    tiles, prefix = _tiles(cu_q_ptr, cu_k_ptr, own, sequences, BLOCK)
+    tiles, prefix = tiles_of(cu_q_ptr, cu_k_ptr, own, sequences, BLOCK)
     real = tile < tiles
     level = tile + prefix
     position = 0
     count = 0
     for first in range(0, sequences, 128):
         other = first + tl.arange(0, 128)
-        theirs, begin = _tiles(cu_q_ptr, cu_k_ptr, other, sequences, BLOCK)
+        theirs, begin = tiles_of(cu_q_ptr, cu_k_ptr, other, sequences, BLOCK)
         higher = tl.minimum(tl.maximum(begin + theirs - 1 - level, 0), theirs)
         equal = (begin <= level) & (level < begin + theirs) & (other < own)
         position += tl.sum(higher + equal.to(tl.int32), axis=0)
