@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -52,3 +54,11 @@ def one_case_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
         if test not in chosen or chosen[test].get_closest_marker("skip"):
             chosen[test] = item
     return list(chosen.values())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Raise on Ctrl-C, which a shell makes what it starts in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

@@ -112,14 +112,6 @@ def limit():
     signal.signal(signal.SIGALRM, before)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def _ctrl_c():
-    """Raise on Ctrl-C, which a shell makes what it starts in the background ignore."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def _by_value(request):
     """Send what a test file defines by value: pytest alone can import these files."""
