@@ -20,9 +20,10 @@ examples:
 	set -e; for example in $(EXAMPLES); do uv run python $$example; done
 # Every test and doctest once, to see that a wheel holds and declares what it needs: what more cases
 # of a test need is the same. The doctests are the wheel's: the tree's would be second copies of its modules.
+# Refreshed, because uv would take a wheel of this path that it built before the sources changed.
 isolated: $(PACKAGES:%=isolated-%)
 isolated-%:
-	uv run --locked --package $* --isolated --no-editable --group test \
+	uv run --locked --package $* --isolated --no-editable $(PACKAGES:%=--refresh-package %) --group test \
 	  pytest packages/$*/tests --pyargs nanorlhf.$* --one-case
 wheels:
 	uv build --all-packages --no-sources
