@@ -22,6 +22,7 @@ from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
 from .specs import brief_of
+from .spin import Spin
 from .views import Reader
 from .waits import Answer
 from .wire import Message
@@ -56,6 +57,9 @@ class WorkerLink:
         """Messages, or calls that are cancelled."""
         for file in (connection.fileno(), interrupts.fd):
             self._either.register(file, select.POLLIN)
+        self._messages = select.poll()
+        self._messages.register(connection.fileno(), select.POLLIN)
+        self._spin = Spin()
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
@@ -152,6 +156,18 @@ class WorkerLink:
         if not self._inbox:
             self._read_until(self._has_run, None)
         return self._inbox.popleft()
+
+    def look_out(self) -> None:
+        """Wait for a moment, awake, for the next message to come; call after an answer."""
+        if self._inbox or self._is_reading or not self._spin.is_due():
+            return
+        began_s = last_s = now_s = time.perf_counter()
+        is_over = False
+        while not (is_caught := bool(self._messages.poll(0))) and not is_over:
+            os.sched_yield()
+            last_s, now_s = now_s, time.perf_counter()
+            is_over = self._spin.is_over(spent_s=now_s - began_s, yielded_s=now_s - last_s)
+        self._spin.note(now_s - began_s, is_caught=is_caught)
 
     def _has_run(self) -> bool | None:
         return bool(self._inbox) or None
