@@ -34,6 +34,7 @@ from .node import Node
 from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
+from .spin import Spin, look_out
 from .value import Block
 from .views import Reader
 from .waits import Answer, describe_wait
@@ -109,6 +110,7 @@ class Engine:
         """Held by the driver thread that polls."""
         self._num_polls = self._num_posts = 0
         self._is_parked = False
+        self._spin = Spin()
         self._rest = threading.Lock()
         """Held but for a moment: whoever releases it rouses the I/O thread."""
         self._rest.acquire()
@@ -348,6 +350,9 @@ class Engine:
             return question.wait(timeout_s)
         question.poller = threading.get_ident()
         try:
+            events = look_out(self._spin, self._hub.poll)
+            if events:
+                self._serve(events)
             self._serve_until(question, timeout_s)
         finally:
             question.poller = 0

@@ -22,7 +22,7 @@ from .interrupts import Interrupts
 from .messages import Run
 from .refs import HoldLog
 from .specs import brief_of
-from .spin import Spin
+from .spin import Spin, look_out
 from .views import Reader
 from .waits import Answer
 from .wire import Message
@@ -159,15 +159,8 @@ class WorkerLink:
 
     def look_out(self) -> None:
         """Wait for a moment, awake, for the next message to come; call after an answer."""
-        if self._inbox or self._is_reading or not self._spin.is_due():
-            return
-        began_s = last_s = now_s = time.perf_counter()
-        is_over = False
-        while not (is_caught := bool(self._messages.poll(0))) and not is_over:
-            os.sched_yield()
-            last_s, now_s = now_s, time.perf_counter()
-            is_over = self._spin.is_over(spent_s=now_s - began_s, yielded_s=now_s - last_s)
-        self._spin.note(now_s - began_s, is_caught=is_caught)
+        if not self._inbox and not self._is_reading:
+            look_out(self._spin, self._messages.poll)
 
     def _has_run(self) -> bool | None:
         return bool(self._inbox) or None
