@@ -29,12 +29,12 @@ from .errors import EngineError
 from .guard import Guard
 from .hub import Hub, describe_machine
 from .logs import Printer
+from .lookout import Lookout
 from .messages import DRIVER
 from .node import Node
 from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
-from .spin import Spin, look_out
 from .value import Block
 from .views import Reader
 from .waits import Answer, describe_wait
@@ -110,7 +110,6 @@ class Engine:
         """Held by the driver thread that polls."""
         self._num_polls = self._num_posts = 0
         self._is_parked = False
-        self._spin = Spin()
         self._rest = threading.Lock()
         """Held but for a moment: whoever releases it rouses the I/O thread."""
         self._rest.acquire()
@@ -131,6 +130,7 @@ class Engine:
             policy=policy,
         )
         self._hub = Hub(self, preload)
+        self._lookout = Lookout(self._hub.poll, may_move=False)
         self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
         self._thread.start()
 
@@ -141,16 +141,23 @@ class Engine:
     # -- Link ----------------------------------------------------------------------------------
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
-        """Hand messages to the node."""
+        """Hand messages to the node, and then the news of the driver's refs.
+
+        Here the news may come last, for nobody can come between: so they are counted while the
+        worker has begun already.
+        """
         with self._lock:
             self._check_running()
-            self._take_holds()
             for message in messages:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
             self.node.settle()
             self._hub.flush(urgent_only=True)
+            if self._holds:
+                self._take_holds()
+                self.node.settle()
+                self._hub.flush(urgent_only=True)
         if self._to_take:
             self._take_back_memory()
         self._num_posts += 1
@@ -350,8 +357,7 @@ class Engine:
             return question.wait(timeout_s)
         question.poller = threading.get_ident()
         try:
-            events = look_out(self._spin, self._hub.poll)
-            if events:
+            if timeout_s != 0 and (events := self._lookout.look()):
                 self._serve(events)
             self._serve_until(question, timeout_s)
         finally:

@@ -19,10 +19,10 @@ from typing import Any, TypeVar
 
 from .connection import Connection
 from .interrupts import Interrupts
+from .lookout import Lookout
 from .messages import Run
 from .refs import HoldLog
 from .specs import brief_of
-from .spin import Spin, look_out
 from .views import Reader
 from .waits import Answer
 from .wire import Message
@@ -57,9 +57,9 @@ class WorkerLink:
         """Messages, or calls that are cancelled."""
         for file in (connection.fileno(), interrupts.fd):
             self._either.register(file, select.POLLIN)
-        self._messages = select.poll()
-        self._messages.register(connection.fileno(), select.POLLIN)
-        self._spin = Spin()
+        messages = select.poll()
+        messages.register(connection.fileno(), select.POLLIN)
+        self._lookout = Lookout(messages.poll, may_move=True)
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
@@ -160,7 +160,7 @@ class WorkerLink:
     def look_out(self) -> None:
         """Wait for a moment, awake, for the next message to come; call after an answer."""
         if not self._inbox and not self._is_reading:
-            look_out(self._spin, self._messages.poll)
+            self._lookout.look()
 
     def _has_run(self) -> bool | None:
         return bool(self._inbox) or None
