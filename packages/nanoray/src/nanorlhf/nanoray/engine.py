@@ -141,13 +141,15 @@ class Engine:
     # -- Link ----------------------------------------------------------------------------------
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
-        """Hand messages to the node, and then the news of the driver's refs.
+        """Hand messages to the node, after the refs that were gained.
 
-        Here the news may come last, for nobody can come between: so they are counted while the
-        worker has begun already.
+        Those that were dropped come last, when the worker may have begun: an object lives for a
+        moment longer, and the call does not wait for it to end.
         """
         with self._lock:
             self._check_running()
+            if self._holds.has_gained:
+                self._take_holds()
             for message in messages:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
