@@ -46,9 +46,25 @@ def test_a_message_that_came_makes_every_wait_worth_a_look_again():
 
 def test_a_message_that_came_late_counts_as_a_look_in_vain():
     spin = Spin()
+    spin.note(400e-6, away_s=10e-6, is_caught=True)
+    assert [spin.is_due() for _ in range(2)] == [False, True]
+
+
+def test_on_a_busy_machine_looks_are_rare_until_messages_are_caught_again():
+    spin, found = Spin(), []
+    spin.note(3e-3, away_s=3e-3, is_caught=True)
+    for wait in range(600):
+        if spin.is_due():
+            found.append(wait)
+            spin.note(100e-6, away_s=0.0, is_caught=True)
+    assert found[:9] == [256, 385, 450, 483, 500, 509, 514, 517, 519]
+    assert found[9:] == list(range(520, 600))
+
+
+def test_who_shares_a_busy_machine_stays_where_it_is():
+    spin = Spin()
     for _ in range(10):
         spin.note(3e-3, away_s=3e-3, is_caught=True)
-    assert not spin.is_due()
     assert not spin.must_move()
 
 

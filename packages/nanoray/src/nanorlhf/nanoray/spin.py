@@ -6,10 +6,12 @@ asked, first look for a moment. As with mutexes that adapt, what became of that 
 next time: each look in vain doubles the number of waits that begin asleep, so a process that is
 called now and then just sleeps.
 
-Between two glances the processor is offered to others. If it is away for long, somebody else wants
-it, and the look ends. If it is away for about as long as a call takes and the message is there
-then, the one who wrote it runs on the same processor: two that could work at once take turns. The
-kernel may leave them so for long, since each is gone before it counts; so the worker moves.
+Between two glances the processor is offered to others. When it is away for a while somebody else
+wants it, and the look ends. When it is away for longer than any call takes, the machine is busy:
+nobody looks for a good while, and then rarely at first. When it is away for about as long as a call
+takes and the message is there then, whoever wrote it runs on the same processor: two that could
+work at once take turns. The kernel may leave them so for long, for each is gone before it counts;
+so the worker moves.
 """
 
 _LOOK_S = 150e-6
@@ -17,7 +19,8 @@ _LOOK_S = 150e-6
 _AWAY_S = 30e-6
 """Who offers the processor and gets it back later than this has taken it from somebody."""
 _LATE_S = 300e-6
-"""A message found later than this would have come sooner to a process that slept."""
+"""A message found later than this would have come sooner to a process that slept; and who has the
+processor for longer is at work, and would have to be waited for each time."""
 _MAX_SKIPPED = 256
 _FEW, _MANY = 2, 1024
 
@@ -34,6 +37,8 @@ class Spin:
 
     def __init__(self) -> None:
         self._num_skipped = self._num_left = 0
+        self._min_skipped = 0
+        """What is left of the caution after the machine was found busy."""
         self._num_shared, self._max_shared = 0, _FEW
 
     def is_due(self) -> bool:
@@ -55,15 +60,22 @@ class Spin:
 
     def note(self, spent_s: float, *, away_s: float, is_caught: bool) -> None:
         """A look has ended, with a message or in vain; times as of `is_over`."""
-        if not is_caught or spent_s > _LATE_S:
+        if away_s > _LATE_S:
+            self._num_skipped = self._min_skipped = _MAX_SKIPPED
+        elif not is_caught or spent_s > _LATE_S:
             self._num_skipped = min(2 * self._num_skipped or 1, _MAX_SKIPPED)
         else:
-            self._num_skipped = 0
-            if away_s > _AWAY_S:
-                self._num_shared += 1
-            else:
-                self._num_shared, self._max_shared = 0, max(_FEW, self._max_shared - 1)
+            self._min_skipped //= 2
+            self._num_skipped = self._min_skipped
+            self._note_neighbour(away_s)
         self._num_left = self._num_skipped
+
+    def _note_neighbour(self, away_s: float) -> None:
+        """A message was caught: did whoever wrote it need this processor?"""
+        if away_s > _AWAY_S:
+            self._num_shared += 1
+        else:
+            self._num_shared, self._max_shared = 0, max(_FEW, self._max_shared - 1)
 
     def must_move(self) -> bool:
         """Return whether to go to another processor, away from who writes to this process.
