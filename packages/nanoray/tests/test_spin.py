@@ -50,15 +50,16 @@ def test_a_message_that_came_late_counts_as_a_look_in_vain():
     assert [spin.is_due() for _ in range(2)] == [False, True]
 
 
-def test_on_a_busy_machine_looks_are_rare_until_messages_are_caught_again():
+def test_on_a_busy_machine_looks_become_rare_and_frequent_again_by_and_by():
     spin, found = Spin(), []
-    spin.note(3e-3, away_s=3e-3, is_caught=True)
-    for wait in range(600):
+    for wait in range(2000):
         if spin.is_due():
             found.append(wait)
-            spin.note(100e-6, away_s=0.0, is_caught=True)
-    assert found[:9] == [256, 385, 450, 483, 500, 509, 514, 517, 519]
-    assert found[9:] == list(range(520, 600))
+            away_s = 3e-3 if wait < 700 else 0.0
+            spin.note(away_s, away_s=away_s, is_caught=True)
+    gaps = [after - before for before, after in itertools.pairwise(found)]
+    assert gaps[:14] == [9, 33, 129, 257, 257, 257, 129, 65, 33, 17, 9, 5, 3, 2]
+    assert set(gaps[14:]) == {1}
 
 
 def test_who_shares_a_busy_machine_stays_where_it_is():

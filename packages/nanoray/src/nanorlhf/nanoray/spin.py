@@ -8,7 +8,7 @@ called now and then just sleeps.
 
 Between two glances the processor is offered to others. When it is away for a while somebody else
 wants it, and the look ends. When it is away for longer than any call takes, the machine is busy:
-nobody looks for a good while, and then rarely at first. When it is away for about as long as a call
+looks become rare, and frequent again only by and by. When it is away for about as long as a call
 takes and the message is there then, whoever wrote it runs on the same processor: two that could
 work at once take turns. The kernel may leave them so for long, for each is gone before it counts;
 so the worker moves.
@@ -22,6 +22,8 @@ _LATE_S = 300e-6
 """A message found later than this would have come sooner to a process that slept; and who has the
 processor for longer is at work, and would have to be waited for each time."""
 _MAX_SKIPPED = 256
+_CAUTION = 8
+"""How many waits begin asleep when the machine is found busy; four times as many if it still is."""
 _FEW, _MANY = 2, 1024
 
 
@@ -61,7 +63,8 @@ class Spin:
     def note(self, spent_s: float, *, away_s: float, is_caught: bool) -> None:
         """A look has ended, with a message or in vain; times as of `is_over`."""
         if away_s > _LATE_S:
-            self._num_skipped = self._min_skipped = _MAX_SKIPPED
+            self._min_skipped = min(4 * self._min_skipped or _CAUTION, _MAX_SKIPPED)
+            self._num_skipped = max(self._num_skipped, self._min_skipped)
         elif not is_caught or spent_s > _LATE_S:
             self._num_skipped = min(2 * self._num_skipped or 1, _MAX_SKIPPED)
         else:
