@@ -22,6 +22,12 @@ def ends():
     theirs.close()
 
 
+def processor():
+    """Return which processor this thread runs on."""
+    with open("/proc/thread-self/stat") as file:
+        return int(file.read().rpartition(")")[2].split()[36])
+
+
 def test_a_look_finds_what_is_there_and_gives_up_on_what_does_not_come(ends):
     lookout, ours, theirs = ends
     theirs.send(b"x")
@@ -62,3 +68,19 @@ def test_a_worker_that_waits_uses_no_processor_time(start):
     before = [ray.get(meter.used_s.remote(), timeout=WAIT_S) for _ in range(50)][-1]
     ray.get(nap.remote(0.5), timeout=WAIT_S)
     assert ray.get(meter.used_s.remote(), timeout=WAIT_S) - before < 0.1
+
+
+def test_who_steps_aside_runs_elsewhere():
+    before = os.sched_getaffinity(0)
+    if len(before) < 2:
+        pytest.skip("it takes two processors to leave one")
+    here, num_left = min(before), 0
+    try:
+        for _ in range(20):
+            os.sched_setaffinity(0, {here})
+            os.sched_setaffinity(0, before)
+            step_aside()
+            num_left += processor() != here
+    finally:
+        os.sched_setaffinity(0, before)
+    assert num_left > 10  # the kernel may take it back at any moment, and mostly does not

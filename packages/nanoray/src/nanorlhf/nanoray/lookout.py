@@ -47,11 +47,11 @@ def step_aside() -> None:
 
     Where it may run afterwards is what it was before.
     """
-    allowed = os.sched_getaffinity(0)
-    fields = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
-    here = int(fields[36])  # proc_pid_stat(5): field 39, and two stand before the bracket
-    others = allowed - {here}
-    with contextlib.suppress(OSError):  # a sandbox may forbid it, or the processors have changed
+    with contextlib.suppress(OSError):  # a sandbox may forbid it or hide what it takes
+        allowed = os.sched_getaffinity(0)
+        fields = Path("/proc/thread-self/stat").read_text().rpartition(")")[2].split()
+        here = int(fields[36])  # proc_pid_stat(5): field 39, and two stand before the bracket
+        others = allowed - {here}
         if others:
             os.sched_setaffinity(0, (others & _near(here)) or others)
             os.sched_setaffinity(0, allowed)
