@@ -327,6 +327,23 @@ def test_the_prefill_kernel_matches_at_real_shapes(heads, kv_heads, dim, page_si
 
 
 @pytest.mark.gpu
+def test_pages_past_2_to_the_31_entries_are_reached():
+    cache = Cache([700, 64, 1300], 8, 128, 128, torch.bfloat16, "cuda")
+    many, few = 17_000, len(cache.k_pages)
+    far = torch.zeros(2, many, 8, 128, 128, dtype=torch.bfloat16, device="cuda").unbind()
+    store_kv(cache.k, cache.v, *far, cache.slots + (many - few) * 128)
+    near = cache.k_pages, cache.v_pages
+    assert all(torch.equal(a[-few:], b) for a, b in zip(far, near, strict=True))
+    table, lens = cache.page_table + (many - few), cache.seq_lens
+    q = torch.randn(3, 16, 128, device="cuda").to(torch.bfloat16)
+    found = paged_attention(q, *far, table, lens)
+    assert torch.equal(found, paged_attention(q, *near, *cache.where()))
+    q, ends, expected = prefill(cache, [300, 64, 1000], 16, torch.bfloat16)
+    found = paged_attention(q, *far, table, lens, cu_seqlens=ends, max_seqlen=1000)
+    assert torch.equal(found, expected)
+
+
+@pytest.mark.gpu
 def test_a_row_has_the_same_bits_alone_and_under_a_wide_table():
     cache = Cache([700, 3000, 17, 20_000], 8, 128, 128, torch.bfloat16, "cuda")
     q = torch.randn(4, 16, 128, device="cuda").to(torch.bfloat16)

@@ -19,6 +19,7 @@ from .connection import Connection
 from .errors import EngineError
 from .guard import Guard
 from .logs import Printer
+from .lookout import Events
 from .refs import HoldLog
 from .turns import Question, Turns
 from .value import error_value
@@ -178,9 +179,13 @@ class DriverLink:
         """Whether somebody waits for an answer."""
         return bool(self._questions or self._later)
 
-    def serve(self, timeout_s: float) -> None:
-        """Wait for messages so long, and do what they say."""
-        for fd, _ in self._epoll.poll(timeout_s):
+    def poll(self, timeout_s: float) -> Events:
+        """Wait for something to come."""
+        return self._epoll.poll(timeout_s)
+
+    def serve(self, events: Events) -> None:
+        """Do what the messages say that have come."""
+        for fd, _ in events:
             if fd == self._alarm:
                 with contextlib.suppress(BlockingIOError):  # another thread has heard it
                     os.eventfd_read(self._alarm)
@@ -190,7 +195,7 @@ class DriverLink:
             self._send([], None)
 
     def wake(self) -> None:
-        """Make ``serve`` in other threads return."""
+        """Make ``poll`` in other threads return."""
         os.eventfd_write(self._alarm, 1)
 
     def print(self) -> None:

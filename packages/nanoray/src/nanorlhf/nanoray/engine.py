@@ -26,6 +26,7 @@ from .errors import EngineError
 from .guard import Guard
 from .hub import Hub, describe_machine
 from .logs import Printer
+from .lookout import Events
 from .messages import DRIVER
 from .node import Node
 from .policies import Policy
@@ -107,16 +108,25 @@ class Engine:
     # -- Link ----------------------------------------------------------------------------------
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
-        """Hand messages to the node."""
+        """Hand messages to the node, after the refs that were gained.
+
+        Those that were dropped come last, when the worker may have begun: an object lives for a
+        moment longer, and the call does not wait for it to end.
+        """
         with self._lock:
             self._check_running()
-            self._take_holds()
+            if self._holds.has_gained:
+                self._take_holds()
             for message in messages:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
             self.node.settle()
             self._hub.flush(urgent_only=True)
+            if self._holds:
+                self._take_holds()
+                self.node.settle()
+                self._hub.flush(urgent_only=True)
         if self._to_take:
             self._take_back_memory()
         self._num_posts += 1
@@ -283,9 +293,12 @@ class Engine:
         """Whether somebody waits for an answer."""
         return bool(self._questions or self._later)
 
-    def serve(self, timeout_s: float) -> None:
-        """Wait for something to happen, and do what it asks for."""
-        events = self._hub.poll(timeout_s)
+    def poll(self, timeout_s: float) -> Events:
+        """Wait for something to happen."""
+        return self._hub.poll(timeout_s)
+
+    def serve(self, events: Events) -> None:
+        """Do what events ask for."""
         with self._lock:
             if self._is_over:
                 return
@@ -296,7 +309,7 @@ class Engine:
             self._take_back_memory()
 
     def wake(self) -> None:
-        """Make ``serve`` in other threads return."""
+        """Make ``poll`` in other threads return."""
         self._hub.wake()
 
     def print(self) -> None:

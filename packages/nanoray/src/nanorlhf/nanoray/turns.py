@@ -7,6 +7,8 @@ speed alone::
     nobody waits, or has for a while    the I/O thread polls
     a thread waits                      it polls; the I/O thread is parked
     calls follow each other closely     the I/O thread rests between two polls of the other
+
+Before it sleeps, a thread that waits looks for the answer for a moment (``spin.py``).
 """
 
 import contextlib
@@ -15,6 +17,7 @@ import time
 from collections.abc import Iterator
 from typing import Protocol
 
+from .lookout import Events, Lookout
 from .waits import Answer
 
 _IDLE_POLL_S = 0.1
@@ -54,12 +57,16 @@ class Sockets(Protocol):
         """Whether somebody waits for an answer."""
         ...
 
-    def serve(self, timeout_s: float) -> None:
-        """Wait for messages so long, and do what they say; several threads may be in here."""
+    def poll(self, timeout_s: float) -> Events:
+        """Wait so long for something to come; several threads may be in here."""
+        ...
+
+    def serve(self, events: Events) -> None:
+        """Do what the messages say that have come."""
         ...
 
     def wake(self) -> None:
-        """Make ``serve`` in other threads return."""
+        """Make ``poll`` in other threads return."""
         ...
 
     def print(self) -> None:
@@ -76,6 +83,7 @@ class Turns:
 
     def __init__(self, sockets: Sockets) -> None:
         self._sockets = sockets
+        self._lookout = Lookout(sockets.poll, may_move=False)
         self._foreground = threading.Lock()
         """Held by the driver thread that polls."""
         self._num_polls = 0
@@ -106,6 +114,8 @@ class Turns:
             return question.wait(timeout_s)
         question.poller = threading.get_ident()
         try:
+            if question.payload is None and timeout_s != 0:
+                self._sockets.serve(self._lookout.look())
             self._serve_until(question, timeout_s)
         finally:
             question.poller = 0
@@ -117,7 +127,7 @@ class Turns:
         if self._foreground.acquire(blocking=False):
             try:
                 if not self._is_over:
-                    self._sockets.serve(0.0)
+                    self._serve(0.0)
             finally:
                 self._step_back()
 
@@ -139,7 +149,7 @@ class Turns:
                 self._rest.acquire(timeout=_IDLE_POLL_S)
                 self._is_parked = False
             else:
-                self._sockets.serve(_IDLE_POLL_S)
+                self._serve(_IDLE_POLL_S)
             self._sockets.print()
 
     def _rouse(self) -> None:
@@ -155,14 +165,16 @@ class Turns:
             self._rouse()
 
     def _serve_until(self, question: Question, timeout_s: float | None) -> None:
-        serve = self._sockets.serve
         if timeout_s is None:
             while question.payload is None:
-                serve(_IDLE_POLL_S)
+                self._serve(_IDLE_POLL_S)
             return
         deadline = time.monotonic() + timeout_s
         while question.payload is None:
             left = deadline - time.monotonic()
-            serve(max(0.0, min(_IDLE_POLL_S, left)))
+            self._serve(max(0.0, min(_IDLE_POLL_S, left)))
             if left <= 0:
                 return
+
+    def _serve(self, timeout_s: float) -> None:
+        self._sockets.serve(self._sockets.poll(timeout_s))
