@@ -60,8 +60,8 @@ def write_blocks(path: str, blocks: Iterable[Block]) -> bool:
         ValueError: There are none for some ranges only.
     """
     found = []
-    # The file is gone before the machine is, and nobody else has the blocks.
-    with Writer(path, sync=False, ahead=True, chunk_rows=PART_CHUNK_ROWS) as writer:
+    # The file is gone before the machine is; chunks are small, so that blocks are soon let go.
+    with Writer(path, sync=False, chunk_rows=PART_CHUNK_ROWS) as writer:
         for block in blocks:
             found.append(block.rows is not None)
             if block.rows is not None:

@@ -23,11 +23,11 @@ from .types import Schema
 class NewFile(Sink):
     """A file that takes the place of ``target`` when it is whole."""
 
-    def __init__(self, target: str, encoding: Encoding, *, sync: bool, ahead: bool) -> None:
+    def __init__(self, target: str, encoding: Encoding, *, sync: bool = True) -> None:
         path = f"{target}.tmp.{os.getpid()}.{os.urandom(4).hex()}"
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
         fcntl.flock(file, fcntl.LOCK_EX)
-        super().__init__(file, path, encoding, at=0, sync=sync, ahead=ahead)
+        super().__init__(file, path, encoding, at=0, sync=sync)
         self.target = target
         self._put(memoryview(encode_header(os.urandom(16))))
 
@@ -41,7 +41,6 @@ class NewFile(Sink):
 
     def discard(self) -> None:
         """Drop the file."""
-        self.halt()
         os.unlink(self.path)
         self.close()
 
@@ -57,14 +56,14 @@ class Appended(Sink):
         OSError: It cannot be opened, or another writer appends to it.
     """
 
-    def __init__(self, path: str, *, sync: bool, ahead: bool) -> None:
+    def __init__(self, path: str, *, sync: bool = True) -> None:
         file = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         try:
             _lock(file, path)
             self.before = before = File(path)
             footer = before.footer
             encoding = Encoding(footer.checksum, footer.compression)
-            super().__init__(file, path, encoding, at=before.end, sync=sync, ahead=ahead)
+            super().__init__(file, path, encoding, at=before.end, sync=sync)
             self._entries = list(before.entries)
             self._vocabularies = [
                 Vocabulary(before.values(number)) for number in range(len(footer.dictionaries))
@@ -98,7 +97,6 @@ class Appended(Sink):
 
     def discard(self) -> None:
         """Drop what was appended."""
-        self.halt()
         os.ftruncate(self._file, self.before.end)
         self.close()
 

@@ -9,7 +9,7 @@ both leave Python to itself. zstd runs before either.
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from typing import Any, NamedTuple, cast
 
@@ -39,11 +39,6 @@ ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
 SLAB_BYTES = 512 << 10
 """Bytes written at a time, which a fast cache holds."""
-AHEAD_BYTES = 16 << 20
-"""Bytes that the thread of a writer gets at once. For each call it has to wait for its turn in
-Python, some ms while a user's function runs, so the calls are few and long."""
-MAX_PARTS = 512
-"""Parts of one call to write; systems take 1024."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -63,11 +58,10 @@ class Sink:
         encoding: How buffers are stored.
         at: Bytes that it has, a multiple of 64.
         sync: Whether ``sync`` waits for the disk.
-        ahead: Whether a thread writes what comes.
     """
 
     def __init__(
-        self, file: int, path: str, encoding: Encoding, *, at: int, sync: bool, ahead: bool
+        self, file: int, path: str, encoding: Encoding, *, at: int, sync: bool = True
     ) -> None:
         self.path = path
         self.rows = 0
@@ -80,10 +74,6 @@ class Sink:
         self._vocabularies: list[Vocabulary] = []
         self._aside = ThreadPoolExecutor(1)
         self._syncs = sync
-        self._ahead = ahead
-        self._coming: list[memoryview] = []
-        self._coming_bytes = 0
-        self._writing: Future[None] | None = None
 
     def _put(self, *data: memoryview, look: Callable[[memoryview], object] | None = None) -> int:
         """Write pieces of a buffer end to end, and its padding; return its offset.
@@ -104,23 +94,16 @@ class Sink:
             )
         return start
 
-    def _write(self, some: list[memoryview], look: Callable[[memoryview], object] | None) -> None:
+    def _write(self, left: list[memoryview], look: Callable[[memoryview], object] | None) -> None:
         if look is not None:
-            look(some[0])
-        if not self._ahead:
-            write_all(self._file, some)
-            return
-        self._coming += some
-        self._coming_bytes += _size(some)
-        if self._coming_bytes >= AHEAD_BYTES:
-            self._hand_over()
-
-    def _hand_over(self) -> None:
-        """Let the thread write what has come, once it is done with what it got before."""
-        if self._writing is not None:
-            self._writing.result()
-        self._writing = self._aside.submit(write_all, self._file, self._coming)
-        self._coming, self._coming_bytes = [], 0
+            look(left[0])
+        left = [part for part in left if len(part)]
+        while left:
+            done = os.writev(self._file, left)
+            while left and done >= len(left[0]):
+                done -= len(left.pop(0))
+            if left:
+                left[0] = left[0][done:]
 
     def add(self, tables: Sequence[Structs]) -> None:
         """Append a chunk of rows, given as tables of one type to be put end to end."""
@@ -180,10 +163,7 @@ class Sink:
         self.sync()
 
     def sync(self) -> None:
-        """Wait until the file has all bytes; if that is asked for, until the disk has."""
-        if self._ahead:
-            self._hand_over()
-            self._hand_over()
+        """Wait until all that was written is on the disk, if that is asked for."""
         if self._syncs:
             os.fsync(self._file)
 
@@ -195,25 +175,10 @@ class Sink:
             found.append(Values(values.length, tuple(self._put_all(buffers_of([values])))))
         return tuple(found)
 
-    def halt(self) -> None:
-        """Wait until no thread writes, whatever becomes of what it wrote."""
-        self._aside.shutdown()
-
     def close(self) -> None:
         """Close the file as it is."""
-        self.halt()
+        self._aside.shutdown()
         os.close(self._file)
-
-
-def write_all(file: int, left: Sequence[memoryview]) -> None:
-    """Write bytes end to end to a descriptor."""
-    left = [part for part in left if len(part)]
-    while left:
-        done = os.writev(file, left[:MAX_PARTS])
-        while left and done >= len(left[0]):
-            done -= len(left.pop(0))
-        if left:
-            left[0] = left[0][done:]
 
 
 def _size(data: Sequence[Sized]) -> int:

@@ -49,8 +49,6 @@ class Writer:
         sync: Wait for the disk before the file takes its place, so that a machine that stops has
             the old file or the new one. Without it only a process may stop at any time; what is
             quicker then is the write, as with other libraries, not the disk.
-        ahead: Let a thread write while more rows come, which takes up to 32 MiB and a chunk. Arrays
-            that were given must then stay as they are until the writer is closed.
 
     Raises:
         CorruptFileError: The file to append to is damaged.
@@ -80,7 +78,6 @@ class Writer:
         compression: Compression | None = None,
         append: bool = False,
         sync: bool = True,
-        ahead: bool = False,
     ) -> None:
         if chunk_rows < 1 or chunk_bytes < 1:
             raise ValueError(f"{chunk_rows=} and {chunk_bytes=} are positive; raise the lower one")
@@ -101,16 +98,16 @@ class Writer:
         self._pending_bytes = 0
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         remove_leftovers(self.path)
-        self._how = {"sync": sync, "ahead": ahead}
+        self._sync = sync
         self._sink: NewFile | Appended | None
         if append and os.path.exists(self.path):
             self._sink = self._append_to(None if checksum == "auto" else checksum, compression)
         else:
             self._encoding = Encoding(chosen(checksum), compression)
-            self._sink = NewFile(self.path, self._encoding, **self._how)
+            self._sink = NewFile(self.path, self._encoding, sync=self._sync)
 
     def _append_to(self, checksum: Checksum | None, compression: Compression | None) -> Appended:
-        sink = Appended(self.path, **self._how)
+        sink = Appended(self.path, sync=self._sync)
         footer = sink.before.footer
         for name, value, found in (
             ("features", self._schema if self._fixed else None, footer.schema),
@@ -235,7 +232,7 @@ class Writer:
         if schema == old or not self._sink.rows:
             return
         # The types of a file hold for all of its chunks: copy those that are written.
-        narrow, self._sink = self._sink, NewFile(self.path, self._encoding, **self._how)
+        narrow, self._sink = self._sink, NewFile(self.path, self._encoding, sync=self._sync)
         narrow.seal(old, {})
         try:
             for chunk in tables(File(narrow.path)):
