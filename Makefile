@@ -18,10 +18,12 @@ floors:
 	  --with 'triton==3.6.*' --with 'numpy<2.4' --with 'pytest>=8.4' pytest packages/nanokernels --slow
 examples:
 	set -e; for example in $(EXAMPLES); do uv run python $$example; done
-# The doctests are those of the installed wheel: beside it, modules of the tree would be second copies.
+# Every test and doctest once, to see that a wheel holds and declares what it needs: what more cases
+# of a test need is the same. The doctests are the wheel's: the tree's would be second copies of its modules.
+# Refreshed, because uv would take a wheel of this path that it built before the sources changed.
 isolated: $(PACKAGES:%=isolated-%)
 isolated-%:
-	uv run --locked --package $* --isolated --no-editable --group test \
-	  pytest packages/$*/tests --pyargs nanorlhf.$*
+	uv run --locked --package $* --isolated --no-editable $(PACKAGES:%=--refresh-package %) --group test \
+	  pytest packages/$*/tests --pyargs nanorlhf.$* --one-case
 wheels:
 	uv build --all-packages --no-sources

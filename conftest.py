@@ -2,6 +2,8 @@
 
 import importlib.util
 import os
+import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -14,8 +16,9 @@ if importlib.util.find_spec("torch") is not None:
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add ``--slow``."""
+    """Add ``--slow`` and ``--one-case``."""
     parser.addoption("--slow", action="store_true", help="also run tests that take more than 5 s")
+    parser.addoption("--one-case", action="store_true", help="run one case of every test")
 
 
 def device_count() -> int:
@@ -37,3 +40,25 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if marker and devices < marker.args[0]:
             reason = f"needs {marker.args[0]} CUDA devices; this machine has {devices}"
             item.add_marker(pytest.mark.skip(reason=reason))
+    if config.getoption("--one-case"):
+        chosen = one_case_of_each(items)
+        config.hook.pytest_deselected(items=[item for item in items if item not in chosen])
+        items[:] = chosen
+
+
+def one_case_of_each(items: list[pytest.Item]) -> list[pytest.Item]:
+    """Return of every test the first case that is not skipped, or the last if all are."""
+    chosen: dict[str, pytest.Item] = {}
+    for item in items:
+        test = item.nodeid.partition("[")[0]
+        if test not in chosen or chosen[test].get_closest_marker("skip"):
+            chosen[test] = item
+    return list(chosen.values())
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _ctrl_c() -> Iterator[None]:
+    """Raise on Ctrl-C, which a shell makes what it starts in the background ignore."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)

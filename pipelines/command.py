@@ -4,11 +4,14 @@
 1    a bug: the traceback is shown
 2    something asked for cannot be: one line says what, the rule and the fix
 130  Ctrl-C (143: terminated): one line says how to go on
+141  whoever read what is printed has left, as after ``| head``: nothing is said
 """
 
 from __future__ import annotations
 
 import argparse
+import os
+import select
 import shlex
 import signal
 import sys
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
     from stage import Stage
 
 DEFAULT = Path(__file__).parent / "configs" / "arithmetic.yaml"
+_STDOUT = 1
 
 
 class Parser(argparse.ArgumentParser):
@@ -39,16 +43,32 @@ def main(stages: Sequence[Stage], words: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if words is None else words)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
-        return obey(stages, words)
+        code = obey(stages, words)
+        sys.stdout.flush()  # that the reader has left is noticed here, not at exit
+        return code
     except (KeyboardInterrupt, SystemExit) as stop:
+        if isinstance(stop.__context__, BrokenPipeError):
+            return 141  # rich has found out, and sees to the rest
         again = shlex.join(["uv", "run", sys.argv[0], *words])
         print(f"\nstopped; to go on from the last checkpoint: {again}", file=sys.stderr)
         return 130 if isinstance(stop, KeyboardInterrupt) else 143
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and has_lost_its_reader():
+            return 141
         if not is_explained(origin(error)) or "--traceback" in words:
             raise
         print(f"error: {' '.join(str(origin(error)).split())}", file=sys.stderr)
         return 2
+
+
+def has_lost_its_reader() -> bool:
+    """Return whether nobody reads what is printed; if so, what is left of it goes nowhere."""
+    poll = select.poll()
+    poll.register(_STDOUT, 0)  # for nothing but its end
+    if not poll.poll(0):
+        return False
+    os.dup2(os.open(os.devnull, os.O_WRONLY), _STDOUT)
+    return True
 
 
 def is_explained(error: Exception) -> bool:

@@ -133,37 +133,46 @@ def test_help_lists_every_section(capsys):
         assert key in printed
 
 
-def finished_run(folder):
-    """Write what a finished run leaves."""
-    folder.mkdir()
-    scores = {"accuracy_greedy": 0.5, "accuracy_sampled": 0.25, "response_tokens": 12.5}
-    seconds = dict.fromkeys(ORDER, 1.5)
-    result = {"sft": scores, "rl": scores, "seconds": seconds, "seed": 0, "config": {}}
-    (folder / "result.json").write_text(json.dumps(result))
-
-
-def test_a_finished_run_prints_its_table_at_once_without_torch(tmp_path, pipelines, capsys):
+@pytest.fixture
+def finished(tmp_path, pipelines):
+    """Return the command that shows a finished run, and an environment without torch."""
     words = [f"run.dir={tmp_path / 'here'}"]
-    stages = [stage(name, lambda: None) for name in ORDER[:-1]]
-    assert command.main(stages, words) == 0
+    assert command.main([stage(name, lambda: None) for name in ORDER[:-1]], words) == 0
     state = tmp_path / "here" / "state.json"
     told = json.loads(state.read_text())
     told["stages"][ORDER[-1]] = {"seconds": 1.0, "finished": True}
     state.write_text(json.dumps(told))
-    finished_run(tmp_path / "other")
-    (tmp_path / "other" / "result.json").rename(tmp_path / "here" / "result.json")
+    scores = {"accuracy_greedy": 0.5, "accuracy_sampled": 0.25, "response_tokens": 12.5}
+    seconds = dict.fromkeys(ORDER, 1.5)
+    result = {"sft": scores, "rl": scores, "seconds": seconds, "seed": 0, "config": {}}
+    (tmp_path / "here" / "result.json").write_text(json.dumps(result))
     (tmp_path / "torch.py").write_text("raise ImportError('a finished run needs no torch')\n")
-    printed = subprocess.run(
-        [sys.executable, str(pipelines / "rl.py"), *words],
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    ).stdout
-    assert "after SFT" in printed
-    assert "25.0%" in printed
-    assert "12.0" in printed  # eight stages of 1.5 s
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    return [sys.executable, str(pipelines / "rl.py"), *words], environment
+
+
+def test_a_finished_run_prints_its_table_at_once_without_torch(finished):
+    words, environment = finished
+    done = subprocess.run(
+        words, env=environment, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert "after SFT" in done.stdout
+    assert "25.0%" in done.stdout
+    assert "12.0" in done.stdout  # eight stages of 1.5 s
+
+
+@pytest.mark.parametrize("buffers", ["0", ""])
+def test_a_reader_that_has_left_is_no_error(finished, buffers):
+    words, environment = finished
+    environment["PYTHONUNBUFFERED"] = buffers  # empty: nothing is written before the end
+    ours, theirs = os.pipe()
+    os.close(ours)  # as `head` does when it has its lines
+    pipe = subprocess.PIPE
+    with open(theirs, "w") as output:
+        done = subprocess.run(
+            words, env=environment, stdout=output, stderr=pipe, text=True, timeout=60, check=False
+        )
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 @pytest.mark.parametrize("script", ["prepare", "sft", "merge", "rl", "evaluate"])
@@ -186,3 +195,26 @@ def test_prepare_again_is_not_done_again(tmp_path, capsys):
     assert command.main([PREPARE_SFT, PREPARE_RL], words) == 0
     assert "prepare_sft: finished before" in capsys.readouterr().out
     assert (tmp_path / "here" / "data" / "sft.nano").stat().st_mtime_ns == before
+
+
+def test_a_stage_that_prints_to_nobody_ends_quietly(tmp_path, capsys):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    before = os.dup(1)
+    os.dup2(theirs, 1)
+    try:
+        work = [stage(ORDER[0], lambda: os.write(1, b"a line"))]
+        assert command.main(work, [f"run.dir={tmp_path / 'here'}"]) == 141
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+        os.close(theirs)
+    assert not capsys.readouterr().err
+
+
+def test_a_pipe_that_breaks_elsewhere_is_a_bug_with_its_traceback(tmp_path):
+    def work():
+        raise BrokenPipeError("of a worker")
+
+    with pytest.raises(BrokenPipeError, match="of a worker"):
+        command.main([stage(ORDER[0], work)], [f"run.dir={tmp_path / 'here'}"])

@@ -369,6 +369,22 @@ def test_offsets_past_31_bits_are_reached():
 
 
 @pytest.mark.gpu
+def test_gradients_past_31_bits_are_reached():
+    fused = torch.empty(70_000, 256, 128, dtype=torch.bfloat16, device="cuda")
+    fused[-1000:].normal_()
+    fused[:-1000].zero_()
+    lengths = [1000] * 70
+    parts = [fused[:, s] for s in (slice(16), slice(16, 24), slice(24, 32), slice(32, 48))]
+    q, k, v = (x.detach().requires_grad_() for x in parts[:3])
+    found = torch.autograd.grad(run(q, k, v, packed(lengths, "cuda"))[0], (q, k, v), parts[3])
+    q, k, v = (x[-1000:].detach().double().requires_grad_() for x in parts[:3])
+    o = run(q, k, v, packed([1000], "cuda"), impl="reference")[0]
+    expected = torch.autograd.grad(o, (q, k, v), parts[3][-1000:].double())
+    for grad, exact in zip(found, expected, strict=True):
+        assert_kernel_close(grad[-1000:], exact, grad=True)
+
+
+@pytest.mark.gpu
 @pytest.mark.parametrize("dense", [False, True])
 def test_a_cuda_graph_holds_it(dense):
     at = packed([300, 212], "cuda")

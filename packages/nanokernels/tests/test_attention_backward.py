@@ -5,7 +5,7 @@ from nanorlhf.nanokernels.attention.backward import launch_backward
 from nanorlhf.nanokernels.attention.forward import launch_forward
 from nanorlhf.nanokernels.attention.packed import Packed
 from nanorlhf.nanokernels.configs import table
-from nanorlhf.nanokernels.testing import assert_kernel_close
+from nanorlhf.nanokernels.testing import GRAD_LIMITS, assert_kernel_close, relative_error
 
 # Autograd's own thread may be the first to call cuBLAS, for the definition, and PyTorch says so.
 pytestmark = pytest.mark.filterwarnings("ignore:Attempting to run cuBLAS, but there was no current")
@@ -102,6 +102,16 @@ def test_the_mask_is_aligned_at_the_last_key(kernel_device, key_lengths, mask):
     check(shape, torch.float32, kernel_device, mask, **configs("halved"))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("tiles", CONFIGS)
+def test_a_window_wider_than_a_tile_cuts_where_it_ends(kernel_device, tiles, dtype):
+    inputs = draw([85], [85], 2, 1, 16, dtype, kernel_device)
+    *saved, expected = by_definition(*inputs, [85], [85], window=40)
+    grads = found(*inputs, saved, [85], [85], window=40, **configs(tiles))
+    for grad, exact in zip(grads, expected, strict=True):
+        assert_kernel_close(grad, exact, grad=True)
+
+
 @pytest.mark.parametrize("kv_heads", [1, 2, 4, 8])
 def test_the_gradients_of_shared_kv_heads_are_summed(kernel_device, kv_heads):
     shape = ([19], [19], 8, kv_heads, 16)
@@ -165,6 +175,31 @@ def test_more_sequences_than_a_step_of_the_search_are_found(kernel_device):
     check(shape, torch.float32, kernel_device, "causal", **configs("square"))
 
 
+def draw_low(lengths, dim, dtype, device):
+    """Inputs with scores of about -128: beside them the exponential of a zero is infinite."""
+    q, k, v, do = draw(lengths, lengths, 2, 1, dim, dtype, device)
+    q[..., 0], k[..., 0] = 32, -4 * dim**0.5
+    return q, k, v, do
+
+
+def check_low(lengths, dim, dtype, device, limit, **options):
+    inputs = draw_low(lengths, dim, dtype, device)
+    *saved, expected = by_definition(*inputs, lengths, lengths, causal=False)
+    assert float(saved[1].max()) < -100
+    grads = found(*inputs, saved, lengths, lengths, causal=False, **options)
+    # The first number of dq is a sum of zeros to within the rounding of ds, times a large one.
+    for grad, exact in zip(grads, expected, strict=True):
+        assert relative_error(grad[..., 1:], exact[..., 1:]) < limit
+
+
+# Infinity is what the mask takes out, in dq, or what a row of no key of dk and dv keeps to itself.
+@pytest.mark.filterwarnings("ignore:overflow encountered in exp2")
+@pytest.mark.filterwarnings("ignore:invalid value encountered in")
+def test_zeros_past_the_end_of_a_tile_weigh_nothing_where_scores_are_low(kernel_device):
+    # Scores this large keep seven bits fewer behind the point.
+    check_low([20, 7], 16, torch.float32, kernel_device, 1e-4, **configs("halved"))
+
+
 def test_no_keys_give_zero_gradients(kernel_device):
     q = torch.randn(4, 2, 16, device=kernel_device)
     none = torch.empty(0, 1, 16, device=kernel_device)
@@ -186,6 +221,12 @@ def test_the_gradients_match_at_real_lengths(dim, mask):
     grads = found(q, k, v, do, saved, lengths, key_lengths, **limits[mask])
     for grad, exact in zip(grads, expected, strict=True):
         assert_kernel_close(grad, exact, grad=True)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dim", [64, 128])
+def test_keys_past_the_end_weigh_nothing_where_scores_are_low(dim):
+    check_low([1000, 37, 511], dim, torch.bfloat16, "cuda", GRAD_LIMITS[torch.bfloat16])
 
 
 @pytest.mark.gpu

@@ -261,6 +261,8 @@ def test_bad_shapes_are_errors_that_say_the_fix():
         paged_attention(torch.ones(1, 3, 8), *pages, *cache.where())
     with pytest.raises(ValueError, match="cu_seqlens and max_seqlen go together"):
         paged_attention(q, *pages, *cache.where(), max_seqlen=1)
+    with pytest.raises(ValueError, match=r"scale=-1\.0 must be above 0"):
+        paged_attention(q, *pages, *cache.where(), scale=-1.0)
     ends = torch.tensor([0, 1])
     with pytest.raises(ValueError, match=r"cu_seqlens=torch\.int64\(2,\) does not match B=1"):
         paged_attention(q, *pages, *cache.where(), cu_seqlens=ends, max_seqlen=1)
@@ -304,7 +306,7 @@ def test_decoding_replays_in_a_cuda_graph():
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("page_size", [16, 128])
-@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(16, 8, 128), (4, 1, 64)])
+@pytest.mark.parametrize(("heads", "kv_heads", "dim"), [(16, 8, 128), (4, 1, 64), (4, 2, 256)])
 def test_the_prefill_kernel_matches_at_real_shapes(heads, kv_heads, dim, page_size):
     lengths, counts = [700, 0, 1300, 64], [300, 0, 1300, 1]
     cache = Cache(lengths, kv_heads, dim, page_size, torch.bfloat16, "cuda")
@@ -313,10 +315,32 @@ def test_the_prefill_kernel_matches_at_real_shapes(heads, kv_heads, dim, page_si
     rows = {"cu_seqlens": ends, "max_seqlen": 1300, "impl": "reference"}
     assert_kernel_close(o, paged_attention(*arguments, *cache.where(), **rows))
     pages = cache.k_pages, cache.v_pages
-    table, lens = cache.page_table[2:3], torch.tensor([900], dtype=torch.int32, device="cuda")
-    rows = {"cu_seqlens": torch.tensor([0, 500], dtype=torch.int32, device="cuda")}
-    chunk = paged_attention(q[700:1200], *pages, table, lens, **rows, max_seqlen=500)
-    assert torch.equal(chunk, o[700:1200]), "a chunk of a prompt has the bits of the whole"
+    for start, end in ((0, 77), (400, 900), (431, 1300)):
+        lens = torch.tensor([end], dtype=torch.int32, device="cuda")
+        ends = torch.tensor([0, end - start], dtype=torch.int32, device="cuda")
+        chunk = paged_attention(
+            q[300 + start : 300 + end], *pages, cache.page_table[2:3], lens,
+            cu_seqlens=ends, max_seqlen=end - start,
+        )  # fmt: skip
+        whole = o[300 + start : 300 + end]
+        assert torch.equal(chunk, whole), "a chunk of a prompt has the bits of the whole"
+
+
+@pytest.mark.gpu
+def test_pages_past_2_to_the_31_entries_are_reached():
+    cache = Cache([700, 64, 1300], 8, 128, 128, torch.bfloat16, "cuda")
+    many, few = 17_000, len(cache.k_pages)
+    far = torch.zeros(2, many, 8, 128, 128, dtype=torch.bfloat16, device="cuda").unbind()
+    store_kv(cache.k, cache.v, *far, cache.slots + (many - few) * 128)
+    near = cache.k_pages, cache.v_pages
+    assert all(torch.equal(a[-few:], b) for a, b in zip(far, near, strict=True))
+    table, lens = cache.page_table + (many - few), cache.seq_lens
+    q = torch.randn(3, 16, 128, device="cuda").to(torch.bfloat16)
+    found = paged_attention(q, *far, table, lens)
+    assert torch.equal(found, paged_attention(q, *near, *cache.where()))
+    q, ends, expected = prefill(cache, [300, 64, 1000], 16, torch.bfloat16)
+    found = paged_attention(q, *far, table, lens, cu_seqlens=ends, max_seqlen=1000)
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.gpu

@@ -339,6 +339,16 @@ def test_kernels_draw_what_the_reference_draws_at_real_sizes(dtype, vocab):
 
 
 @pytest.mark.gpu
+def test_rows_past_2_to_the_31_logits_are_reached():
+    logits = torch.zeros(15_000, 151_936, device="cuda", dtype=torch.bfloat16)
+    logits[-20:].normal_()
+    arguments = {k: v.cuda() for k, v in rows(15_000, top_k=50, top_p=0.9).items()}
+    found = sample(logits, **arguments)
+    alone = sample(logits[-20:].clone(), **{k: v[-20:] for k, v in arguments.items()})
+    assert all(torch.equal(a[-20:], b) for a, b in zip(found, alone, strict=True))
+
+
+@pytest.mark.gpu
 def test_sampling_replays_in_a_cuda_graph():
     logits = torch.randn(3, 5000, device="cuda")
     arguments = {k: v.cuda() for k, v in rows(3, top_k=50, top_p=0.9).items()}

@@ -48,6 +48,18 @@ def test_kernel_matches_the_reference_forward_and_backward(kernel_device, dtype,
     assert_kernel_close(dx, exact[1], grad=True)
 
 
+@pytest.mark.gpu
+def test_rows_past_2_to_the_31_entries_are_reached():
+    x = torch.zeros(180_000, 2 * 6144, device="cuda", dtype=torch.bfloat16)
+    grad = torch.zeros(180_000, 6144, device="cuda", dtype=torch.bfloat16)
+    x[-100:].normal_()
+    grad[-100:].normal_()
+    y, dx = with_grads(x, grad, "triton")
+    exact = with_grads(x[-100:].double(), grad[-100:].double(), "reference")
+    assert_kernel_close(y[-100:], exact[0])
+    assert_kernel_close(dx[-100:], exact[1], grad=True)
+
+
 def test_several_blocks_cover_a_row_of_a_strided_input(kernel_device):
     x = torch.randn(3, 60, device=kernel_device)[:, :46]
     y = _launch_forward(*x.chunk(2, dim=-1), {"block": 8, "num_warps": 1})

@@ -1,5 +1,7 @@
 """Copies past the cache copy what ordinary copies do, and nothing beside it."""
 
+import ctypes
+import mmap
 import platform
 import threading
 from pathlib import Path
@@ -54,6 +56,22 @@ def test_large_buffers_go_past_the_cache_by_code_that_cannot_be_written():
             assert line.split()[1].startswith("r-x")
             return
     raise AssertionError("the code lies in a mapping")
+
+
+def test_looking_ahead_of_the_last_page_is_harmless():
+    ends = [before_nothing(100_000) for _ in range(2)]
+    ends[0][:] = np.arange(100_000, dtype=np.uint32).view(np.uint8)[:100_000]
+    bulk.copier(bulk.BULK_BYTES)(ends[1], ends[0])
+    assert np.array_equal(*ends)
+
+
+def before_nothing(size):
+    """Return an array that ends where memory does that nobody may touch."""
+    room = size + 4 * mmap.PAGESIZE
+    pages = np.frombuffer(mmap.mmap(-1, room - room % mmap.PAGESIZE), np.uint8)
+    last = ctypes.c_void_p(pages.ctypes.data + pages.size - 3 * mmap.PAGESIZE)
+    assert ctypes.CDLL(None).mprotect(last, ctypes.c_size_t(3 * mmap.PAGESIZE), 0) == 0
+    return pages[: -3 * mmap.PAGESIZE][-size:]
 
 
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="the routine is for x86-64")

@@ -1,6 +1,8 @@
 """Random workers die under load: every get ends, nothing is lost that should live, nothing is left
 behind."""
 
+import contextlib
+import math
 import os
 import random
 import signal
@@ -21,7 +23,11 @@ class Storm:
         self.ray, self.draw = ray, random.Random(seed)
         self.zygote = nanoray.session.current()._link._hub.zygote_pid
         self.kept = [(ray.put(np.full(50_000, i)), i) for i in range(4)]
-        self.num_kills, self.num_errors, self.delays_s = 0, 0, []
+        self.num_kills, self.num_errors = 0, 0
+        self.struck = -math.inf
+        """When the last process was killed."""
+        self.waits = []
+        """Of every get: how long after the last death it ended, in seconds, and what it was."""
 
         @ray.remote
         def array(i, size):
@@ -58,6 +64,7 @@ class Storm:
             Counter.options(max_restarts=-1, max_task_retries=retries).remote(self.kept[i][0])
             for i, retries in enumerate((0, 2, -1))
         ]
+        ray.get([actor.pid.remote() for actor in self.actors], timeout=WAIT_S)  # all have started
 
     def pids(self):
         with open(f"/proc/{self.zygote}/task/{self.zygote}/children") as file:
@@ -66,11 +73,21 @@ class Storm:
     def kill_one(self):
         pids = self.pids()
         if pids:
-            try:
-                os.kill(self.draw.choice(pids), signal.SIGKILL)
-                self.num_kills += 1
-            except ProcessLookupError:
-                pass
+            with contextlib.suppress(ProcessLookupError):
+                self.kill(self.draw.choice(pids))
+
+    def kill(self, pid):
+        os.kill(pid, signal.SIGKILL)
+        self.struck = time.monotonic()
+        self.num_kills += 1
+
+    def get(self, ref, what):
+        """Get a value, and note how long after the last death it, or its error, came."""
+        begin = time.monotonic()
+        try:
+            return self.ray.get(ref, timeout=WAIT_S)
+        finally:
+            self.waits.append((time.monotonic() - max(begin, self.struck), what))
 
     def work(self):
         """Start calls of every kind; return refs and what each must be."""
@@ -87,7 +104,7 @@ class Storm:
 
     def check(self, ref, wanted):
         try:
-            found = self.ray.get(ref, timeout=WAIT_S)
+            found = self.get(ref, f"a call that is to give {wanted}")
         except (self.ray.WorkerCrashedError, self.ray.ActorDiedError):
             self.num_errors += 1
         else:
@@ -102,26 +119,23 @@ class Storm:
         for ref, wanted in jobs:
             self.check(ref, wanted)
         try:
-            (held,) = self.ray.get(inner, timeout=WAIT_S)
+            (held,) = self.get(inner, "a call that puts")
         except self.ray.WorkerCrashedError:
             self.num_errors += 1
         else:
             self.kill_one()
-            assert int(self.ray.get(held, timeout=WAIT_S)[-1]) == 7, "a value outlives its writer"
+            found = self.get(held, "what a call has put")
+            assert int(found[-1]) == 7, "a value outlives its writer"
         for ref, i in self.kept:
-            assert int(self.ray.get(ref, timeout=WAIT_S)[0]) == i
+            assert int(self.get(ref, "what the driver has put")[0]) == i
 
-    def time_one_death(self):
-        """Kill an actor under a call and note how long its caller waits for the news."""
+    def kill_one_that_is_waited_for(self):
         victim = self.Counter.remote([0])
         pid = self.ray.get(victim.pid.remote(), timeout=WAIT_S)
         ref = victim.hang.remote()
-        os.kill(pid, signal.SIGKILL)
-        begin = time.monotonic()
+        self.kill(pid)
         with pytest.raises(self.ray.ActorDiedError, match="SIGKILL"):
-            self.ray.get(ref, timeout=WAIT_S)
-        self.delays_s.append(time.monotonic() - begin)
-        self.num_kills += 1
+            self.get(ref, "a call of an actor that was killed")
 
 
 def run(ray, until, num_kills, seed):
@@ -129,15 +143,15 @@ def run(ray, until, num_kills, seed):
     while storm.num_kills < num_kills:
         storm.one_round()
         if storm.num_kills % 5 == 0:
-            storm.time_one_death()
-    pids, zygote, delays_s = storm.pids(), storm.zygote, storm.delays_s
+            storm.kill_one_that_is_waited_for()
+    pids, zygote, waits = storm.pids(), storm.zygote, sorted(storm.waits, reverse=True)
     del storm
     node = nanoray.session.current()._link.node
     assert until(lambda: len(node.objects) == 0)
     assert not node.supervisor.calls.live()
     assert until(lambda: ray.available_resources() == {"CPU": 2.0})
     assert until(lambda: not any(arena.live for arena in node.arenas._arenas.values()))
-    return [*pids, zygote], delays_s
+    return [*pids, zygote], waits
 
 
 def assert_nothing_is_left(pids, is_running):
@@ -152,8 +166,8 @@ def exists(fd):
 
 def test_thirty_random_kills_under_load(start, until, is_running):
     ray = start(num_cpus=2)
-    pids, delays_s = run(ray, until, 30, seed=0)
-    assert all(delay_s < 30 for delay_s in delays_s)
+    pids, waits = run(ray, until, 30, seed=0)
+    assert waits[0][0] < 30, f"the longest waits after a death: {waits[:10]}"
     ray.shutdown()
     assert_nothing_is_left(pids, is_running)
 
@@ -162,7 +176,8 @@ def test_thirty_random_kills_under_load(start, until, is_running):
 def test_a_thousand_random_kills_under_load(start, until, is_running):
     signal.alarm(1200)  # instead of the limit of other tests
     ray = start(num_cpus=2)
-    pids, delays_s = run(ray, until, 1000, seed=1)
-    assert np.quantile(delays_s, 0.95) < 1.0, "the news of a death comes within a second"
+    pids, waits = run(ray, until, 1000, seed=1)
+    # Every get, not most: also of values that a retry has to make again, for that takes it moments.
+    assert waits[0][0] < 1.0, f"the longest waits after a death: {waits[:10]}"
     ray.shutdown()
     assert_nothing_is_left(pids, is_running)

@@ -1,9 +1,11 @@
 import itertools
+import sys
+import threading
 
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanorlhf.nanoray.logs import TAIL_LINES, Deduplicator, Lines
+from nanorlhf.nanoray.logs import TAIL_LINES, Deduplicator, Lines, Printer
 
 
 @given(st.binary(), st.lists(st.integers(0, 200)))
@@ -65,3 +67,28 @@ def test_no_line_is_lost_uncounted(said):
     shown += once.due(now_s=now + 10)
     counts = [int(text.split("[")[1].split()[0]) if "[" in text else 1 for text in shown]
     assert sum(counts) == len(said)
+
+
+def test_one_thread_prints_while_others_add(capsys):
+    printer, num_lines, interval_s = Printer(), 6000, sys.getswitchinterval()
+
+    def add(source):
+        for n in range(num_lines):
+            word = chr(97 + n % 26) + chr(97 + n // 26 % 26)
+            printer.add(source, "stdout", [word], now_s=n / 10)
+
+    threads = [threading.Thread(target=add, args=(source,)) for source in ("(f)", "(g)")]
+    sys.setswitchinterval(1e-6)  # take turns as often as can be
+    try:
+        for thread in threads:
+            thread.start()
+        while any(thread.is_alive() for thread in threads):
+            printer.print(now_s=float("inf"))
+    finally:
+        sys.setswitchinterval(interval_s)
+    for thread in threads:
+        thread.join()
+    printer.print(now_s=float("inf"))
+    printed = "".join(capsys.readouterr())
+    more = sum(int(words.split()[0]) for words in printed.split("[")[1:])
+    assert printed.count("\n") + more - printed.count(" lines like it") == 2 * num_lines

@@ -48,10 +48,14 @@ def test_many_processes_that_say_the_same_are_shown_once_and_counted(start, capf
 
     @ray.remote
     class Rank:
+        def stand(self):
+            pass
+
         def warn(self, rank):
             print(f"rank {rank} is slow")
 
     ranks = [Rank.remote() for _ in range(4)]
+    ray.get([rank.stand.remote() for rank in ranks], timeout=WAIT_S)  # to start may take seconds
     ray.get([rank.warn.remote(i) for i, rank in enumerate(ranks)], timeout=WAIT_S)
     ray.shutdown()
     captured = capfd.readouterr()

@@ -1,8 +1,13 @@
-"""How an attached driver reaches its cluster: one socket, and one thread that reads it."""
+"""How an attached driver reaches its cluster: one socket, read by the thread that waits.
 
+The threads take turns as in a driver with an engine of its own (``turns.py``). Calls are not held
+back to leave in bursts: the daemon takes what has gathered in its socket with one read.
+"""
+
+import contextlib
 import logging
 import os
-import socket
+import select
 import threading
 import time
 from collections.abc import Callable
@@ -14,7 +19,9 @@ from .connection import Connection
 from .errors import EngineError
 from .guard import Guard
 from .logs import Printer
+from .lookout import Events
 from .refs import HoldLog
+from .turns import Question, Turns
 from .value import error_value
 from .views import Reader
 from .waits import Answer, describe_wait
@@ -22,40 +29,27 @@ from .wire import Message
 
 log = logging.getLogger(__name__)
 
-_IDLE_POLL_S = 0.1
-"""How long dropped refs may go unnoticed when nothing else happens."""
 _PATIENCE_S = 10.0
 """After this long a ``get`` logs what it waits for."""
 _GLANCE_S = 1.0
 """How long it waits for the engine to say what that is."""
 
 
-class _Question:
-    """A thread's wait for an answer."""
-
-    def __init__(self) -> None:
-        self.payload: Answer | None = None
-        self._done = threading.Event()
-
-    def resolve(self, payload: Answer) -> None:
-        self.payload = payload
-        self._done.set()
-
-    def wait(self, timeout_s: float | None) -> bool:
-        return self._done.wait(None if timeout_s is None else max(0.0, timeout_s))
-
-
 class DriverLink:
-    """The ``Link`` of an attached driver."""
+    """The ``Link`` and the ``Sockets`` of an attached driver."""
 
     def __init__(
         self, connection: Connection, holds: HoldLog, reader: Reader, *, log_to_driver: bool
     ) -> None:
         self._connection, self._holds, self._reader = connection, holds, reader
         self._printer = Printer() if log_to_driver else None
-        self._sending = Guard()
+        self._sending, self._reading = Guard(), Guard()
+        self._epoll = select.epoll()
+        self._alarm = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        for fd in (connection.fileno(), self._alarm):
+            self._epoll.register(fd, select.EPOLLIN)
         self._state = threading.Lock()
-        self._questions: dict[int, _Question] = {}
+        self._questions: dict[int, Question] = {}
         self._later: dict[int, Callable[[Answer | None], None]] = {}
         self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._num_asked = 0
@@ -64,7 +58,7 @@ class DriverLink:
         self._is_left = False
         self._take_back: Callable[[Message], None] = lambda message: None
         self._refuse: Callable[[Answer], None] = lambda answer: None
-        self._thread = threading.Thread(target=self._read, name="nanoray", daemon=True)
+        self._turns = Turns(self)
 
     def start(
         self,
@@ -83,7 +77,7 @@ class DriverLink:
         self._take_back, self._refuse = take_back, refuse
         for message in messages:
             self._take(message)
-        self._thread.start()
+        self._turns.start()
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
         """Send messages, after the news of this process's refs."""
@@ -93,7 +87,7 @@ class DriverLink:
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Send a question and wait for its answer; a long ``get`` logs what it waits for."""
-        question = _Question()
+        question = Question()
         with self._state:
             self._num_asked += 1
             req = self._num_asked
@@ -104,12 +98,12 @@ class DriverLink:
             self._send([(verb, req, *fields)], None)
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
-                question.wait(timeout_s)
-            elif not question.wait(_PATIENCE_S):
+                self._turns.wait(question, timeout_s)
+            elif not self._turns.wait(question, _PATIENCE_S):
                 began_s = time.monotonic() - _PATIENCE_S
                 self._log_wait(fields[0])
                 left_s = None if timeout_s is None else began_s + timeout_s - time.monotonic()
-                question.wait(left_s)
+                self._turns.wait(question, left_s)
         except BaseException:  # Ctrl-C
             self._withdraw(req, question)
             if question.payload is not None:
@@ -147,21 +141,22 @@ class DriverLink:
         """Leave the cluster, which goes on."""
         self._is_left = True
         self._fail("this driver left the cluster while this was waiting")
-        self._connection.sock.shutdown(socket.SHUT_RDWR)
-        if self._thread is not threading.current_thread():
-            self._thread.join()
-        self._connection.close()
+        with self._turns.stop():
+            self._connection.close()
+            self._epoll.close()
+            os.close(self._alarm)
+        self._reading.restore()
         self._sending.restore()
         if self._printer is not None:
             self._printer.print(now_s=float("inf"))
 
-    def _withdraw(self, req: int, question: _Question) -> None:
+    def _withdraw(self, req: int, question: Question) -> None:
         """Take a question back, unless its answer has come: then that is there."""
         with self._state:
             is_open = self._questions.pop(req, None) is not None
         if is_open:
             self._send([("cancel", req)], None)
-        else:
+        elif question.payload is None:
             question.wait(None)  # the thread that reads hands it over
 
     def _log_wait(self, ids: list[int]) -> None:
@@ -177,17 +172,48 @@ class DriverLink:
                 self._connection.queue(message, fds=() if fd is None else (os.dup(fd),))
             self._connection.flush()
 
+    # -- Sockets -------------------------------------------------------------------------------
+
+    @property
+    def is_awaited(self) -> bool:
+        """Whether somebody waits for an answer."""
+        return bool(self._questions or self._later)
+
+    def poll(self, timeout_s: float) -> Events:
+        """Wait for something to come."""
+        return self._epoll.poll(timeout_s)
+
+    def serve(self, events: Events) -> None:
+        """Do what the messages say that have come."""
+        for fd, _ in events:
+            if fd == self._alarm:
+                with contextlib.suppress(BlockingIOError):  # another thread has heard it
+                    os.eventfd_read(self._alarm)
+            else:
+                self._read()
+        if self._holds:
+            self._send([], None)
+
+    def wake(self) -> None:
+        """Make ``poll`` in other threads return."""
+        os.eventfd_write(self._alarm, 1)
+
+    def print(self) -> None:
+        """Show what workers have printed."""
+        if self._printer is not None:
+            self._printer.print(now_s=time.monotonic())
+
     def _read(self) -> None:
-        try:
-            while True:
-                for message in self._connection.receive(_IDLE_POLL_S):
+        with self._reading:
+            try:
+                for message in self._connection.receive(0.0):
                     self._take(message)
-                if self._holds:
-                    self._send([], None)
-                if self._printer is not None:
-                    self._printer.print(now_s=time.monotonic())
-        except EOFError:
-            self._fail("the cluster's daemon on this machine hung up; call shutdown() and init()")
+            except EOFError:
+                with contextlib.suppress(FileNotFoundError):  # another thread has found it out
+                    self._epoll.unregister(self._connection.fileno())
+                self._fail(
+                    "the cluster's daemon on this machine hung up; call shutdown() and init()"
+                )
 
     def _take(self, message: Message) -> None:
         verb, *fields = message
@@ -203,13 +229,15 @@ class DriverLink:
             self._take_back(message)
         elif verb == "printed" and self._printer is not None:
             self._printer.add(fields[0], fields[1], fields[2], now_s=time.monotonic())
+            self._turns.print_soon()
 
     def _resolve(self, req: int, payload: Answer) -> None:
         with self._state:
             question = self._questions.pop(req, None)
             then = self._later.pop(req, None)
         if question is not None:
-            question.resolve(payload)
+            if question.resolve(payload):
+                self.wake()
         elif then is not None:
             self._thunks.put(partial(then, payload))
         else:

@@ -7,9 +7,7 @@
     I/O thread ------+                    +-- zygote       forks, kills and reaps the workers
 
 A driver thread hands its message to the node itself and writes to the worker's socket. While it
-waits for an answer it also reads the sockets itself, and the I/O thread steps back: a call then
-costs no switch between threads. Two threads that poll at once do no harm, so stepping back is a
-matter of speed alone.
+waits for an answer it also reads the sockets itself (see ``turns.py``).
 
 The file is long because who asks, who reads and what the node has done all meet in this one lock.
 """
@@ -17,7 +15,6 @@ The file is long because who asks, who reads and what the node has done all meet
 import contextlib
 import logging
 import os
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -29,11 +26,13 @@ from .errors import EngineError
 from .guard import Guard
 from .hub import Hub, describe_machine
 from .logs import Printer
+from .lookout import Events
 from .messages import DRIVER
 from .node import Node
 from .policies import Policy
 from .refs import HoldLog
 from .resources import Pool
+from .turns import Question, Turns
 from .value import Block
 from .views import Reader
 from .waits import Answer, describe_wait
@@ -41,38 +40,14 @@ from .wire import Message
 
 log = logging.getLogger(__name__)
 
-_IDLE_POLL_S = 0.1
-"""How long the driver's dropped refs may go unnoticed when nothing else happens."""
-_STEP_BACK_S = 0.005
-"""So long after a driver thread has polled does the I/O thread leave the sockets alone."""
 _BURST = 32
 """After so many messages a driver thread that sends and does not wait looks what has come."""
 _PATIENCE_S = 10.0
 """After this long a ``get`` logs what it waits for."""
 
 
-class _Question:
-    """A driver thread's wait for an answer."""
-
-    __slots__ = ("_done", "payload", "poller")
-
-    def __init__(self) -> None:
-        self.payload: Answer | None = None
-        self.poller = 0
-        """The thread that polls until the answer is there."""
-        self._done = threading.Lock()
-        self._done.acquire()
-
-    def resolve(self, payload: Answer) -> None:
-        self.payload = payload
-        self._done.release()
-
-    def wait(self, timeout_s: float | None) -> bool:
-        return self._done.acquire(timeout=-1 if timeout_s is None else max(0.0, timeout_s))
-
-
 class Engine:
-    """The driver's ``Link``, the ``Rim`` of its node and the ``Owner`` of its machine's hub.
+    """The driver's ``Link`` and ``Sockets``, its node's ``Rim`` and its machine's ``Owner``.
 
     Args:
         pool: The node's resources.
@@ -104,14 +79,9 @@ class Engine:
         self._totals = dict(pool.totals)
         self._take_back: Callable[[Message], None] = lambda message: None
         self._to_take: deque[Message] = deque()
-        self._questions: dict[int, _Question] = {}
-        self._foreground = threading.Lock()
-        """Held by the driver thread that polls."""
-        self._num_polls = self._num_posts = 0
-        self._is_parked = False
-        self._rest = threading.Lock()
-        """Held but for a moment: whoever releases it rouses the I/O thread."""
-        self._rest.acquire()
+        self._questions: dict[int, Question] = {}
+        self._turns = Turns(self)
+        self._num_posts = 0
         self._later: dict[int, Callable[[Answer | None], None]] = {}
         self._thunks: SimpleQueue[Callable[[], None]] = SimpleQueue()
         """What is to be done about late answers, outside the lock."""
@@ -129,8 +99,7 @@ class Engine:
             policy=policy,
         )
         self._hub = Hub(self, preload)
-        self._thread = threading.Thread(target=self._loop, name="nanoray", daemon=True)
-        self._thread.start()
+        self._turns.start()
 
     def on_take_back(self, take_back: Callable[[Message], None]) -> None:
         """Set who does what messages say about the driver's own memory."""
@@ -139,25 +108,34 @@ class Engine:
     # -- Link ----------------------------------------------------------------------------------
 
     def post(self, *messages: Message, fd: int | None = None) -> None:
-        """Hand messages to the node."""
+        """Hand messages to the node, after the refs that were gained.
+
+        Those that were dropped come last, when the worker may have begun: an object lives for a
+        moment longer, and the call does not wait for it to end.
+        """
         with self._lock:
             self._check_running()
-            self._take_holds()
+            if self._holds.has_gained:
+                self._take_holds()
             for message in messages:
                 if fd is not None:
                     self._hub.add_arena(message[1], os.dup(fd))
                 self.node.handle(DRIVER, message)
             self.node.settle()
             self._hub.flush(urgent_only=True)
+            if self._holds:
+                self._take_holds()
+                self.node.settle()
+                self._hub.flush(urgent_only=True)
         if self._to_take:
             self._take_back_memory()
         self._num_posts += 1
         if not self._num_posts % _BURST:
-            self._look()
+            self._turns.look()
 
     def ask(self, verb: str, *fields: Any, timeout_s: float | None = None) -> Answer | None:
         """Ask the node and wait for its answer."""
-        question = _Question()
+        question = Question()
         with self._lock:
             self._check_running()
             self._num_asked += 1
@@ -173,10 +151,10 @@ class Engine:
         try:
             is_short = timeout_s is not None and timeout_s <= _PATIENCE_S
             if is_short or verb != "get":
-                self._wait(question, timeout_s)
-            elif not self._wait(question, _PATIENCE_S):
+                self._turns.wait(question, timeout_s)
+            elif not self._turns.wait(question, _PATIENCE_S):
                 self._log_wait(fields[0])
-                self._wait(question, None if timeout_s is None else timeout_s - _PATIENCE_S)
+                self._turns.wait(question, None if timeout_s is None else timeout_s - _PATIENCE_S)
         finally:
             if question.payload is None:  # out of time, or interrupted by Ctrl-C
                 with self._lock:
@@ -216,10 +194,7 @@ class Engine:
             self._is_over = True
             self.node.break_down("the engine was shut down while this was waiting")
             self._hub.stop()
-        self._hub.wake()
-        self._rouse()
-        self._thread.join()
-        with self._foreground:  # a driver thread that polls has heard of the end
+        with self._turns.stop():
             self._reader.close()
             self._hub.close()
         self._lock.restore()
@@ -267,8 +242,7 @@ class Engine:
         """Wake the driver thread that asked, or the one that delivers late answers."""
         question = self._questions.pop(req, None)
         if question is not None:
-            question.resolve(payload)
-            if question.poller not in (0, threading.get_ident()):
+            if question.resolve(payload):
                 self._hub.wake()
         elif req in self._later:
             self._thunks.put(partial(self._later.pop(req), payload))
@@ -310,78 +284,21 @@ class Engine:
         if self._printer is not None:
             source = f"({self.node.supervisor.label(worker)} pid={pid})"
             self._printer.add(source, stream, lines, now_s=time.monotonic())
-            if self._is_parked:  # printing may block: the I/O thread does it
-                self._rouse()
+            self._turns.print_soon()
 
-    # -- who polls -----------------------------------------------------------------------------
-
-    def _loop(self) -> None:
-        """Serve the sockets whenever no driver thread does, nor has for a while."""
-        num_polls = 0
-        while not self._is_over:
-            was_polled, num_polls = num_polls != self._num_polls, self._num_polls
-            is_polled = self._foreground.locked()
-            if was_polled and (is_polled or not self._is_awaited):
-                self._rest.acquire(timeout=_STEP_BACK_S)  # calls follow each other: so will polls
-            elif is_polled:
-                self._is_parked = True
-                self._rest.acquire(timeout=_IDLE_POLL_S)
-                self._is_parked = False
-            else:
-                self._serve(self._hub.poll(_IDLE_POLL_S))
-            if self._printer is not None:
-                self._printer.print(now_s=time.monotonic())
+    # -- Sockets -------------------------------------------------------------------------------
 
     @property
-    def _is_awaited(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether somebody waits for an answer."""
         return bool(self._questions or self._later)
 
-    def _rouse(self) -> None:
-        """End the rest of the I/O thread, this one or the next."""
-        with contextlib.suppress(RuntimeError):  # it has been roused already
-            self._rest.release()
+    def poll(self, timeout_s: float) -> Events:
+        """Wait for something to happen."""
+        return self._hub.poll(timeout_s)
 
-    def _wait(self, question: _Question, timeout_s: float | None) -> bool:
-        """Wait for an answer, and serve the sockets meanwhile unless another thread does so."""
-        if not self._foreground.acquire(blocking=False):
-            return question.wait(timeout_s)
-        question.poller = threading.get_ident()
-        try:
-            self._serve_until(question, timeout_s)
-        finally:
-            question.poller = 0
-            self._step_back()
-        return question.payload is not None
-
-    def _look(self) -> None:
-        """Serve the sockets once, in the middle of a burst: or the workers would fill them."""
-        if self._foreground.acquire(blocking=False):
-            try:
-                self._serve(self._hub.poll(0.0))
-            finally:
-                self._step_back()
-
-    def _step_back(self) -> None:
-        """Leave the sockets to whoever polls next."""
-        self._num_polls += 1
-        self._foreground.release()
-        if self._is_parked or self._is_awaited:
-            self._rouse()
-
-    def _serve_until(self, question: _Question, timeout_s: float | None) -> None:
-        if timeout_s is None:
-            while question.payload is None:
-                self._serve(self._hub.poll(_IDLE_POLL_S))
-            return
-        deadline = time.monotonic() + timeout_s
-        while question.payload is None:
-            left = deadline - time.monotonic()
-            self._serve(self._hub.poll(max(0.0, min(_IDLE_POLL_S, left))))
-            if left <= 0:
-                return
-
-    def _serve(self, events: list[tuple[int, int]]) -> None:
+    def serve(self, events: Events) -> None:
+        """Do what events ask for."""
         with self._lock:
             if self._is_over:
                 return
@@ -390,6 +307,15 @@ class Engine:
             self._settle()
         if self._to_take:
             self._take_back_memory()
+
+    def wake(self) -> None:
+        """Make ``poll`` in other threads return."""
+        self._hub.wake()
+
+    def print(self) -> None:
+        """Show what workers have printed."""
+        if self._printer is not None:
+            self._printer.print(now_s=time.monotonic())
 
     # -- plumbing ------------------------------------------------------------------------------
 

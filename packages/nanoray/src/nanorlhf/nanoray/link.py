@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 from .connection import Connection
 from .interrupts import Interrupts
+from .lookout import Lookout
 from .messages import Run
 from .refs import HoldLog
 from .specs import brief_of
@@ -56,6 +57,9 @@ class WorkerLink:
         """Messages, or calls that are cancelled."""
         for file in (connection.fileno(), interrupts.fd):
             self._either.register(file, select.POLLIN)
+        messages = select.poll()
+        messages.register(connection.fileno(), select.POLLIN)
+        self._lookout = Lookout(messages.poll, may_move=True)
         self._sending = threading.Lock()
         self._state = threading.Condition()
         self._is_reading = False
@@ -152,6 +156,11 @@ class WorkerLink:
         if not self._inbox:
             self._read_until(self._has_run, None)
         return self._inbox.popleft()
+
+    def look_out(self) -> None:
+        """Wait for a moment, awake, for the next message to come; call after an answer."""
+        if not self._inbox and not self._is_reading:
+            self._lookout.look()
 
     def _has_run(self) -> bool | None:
         return bool(self._inbox) or None

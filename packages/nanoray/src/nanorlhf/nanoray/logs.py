@@ -13,6 +13,7 @@ Times are the caller's. ``Printer`` alone prints.
 import contextlib
 import re
 import sys
+import threading
 from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -116,21 +117,24 @@ class Deduplicator:
 
 
 class Printer:
-    """Shows the lines of many processes on this process's own stdout and stderr."""
+    """Shows the lines of many processes on this process's own stdout and stderr. Thread-safe."""
 
     def __init__(self) -> None:
         self._once = Deduplicator()
+        self._lock = threading.Lock()
         self._ready: deque[tuple[str, str]] = deque()
 
     def add(self, source: str, stream: str, lines: list[str], *, now_s: float) -> None:
         """Take lines in; ``stream`` is "stdout" or "stderr"."""
-        for line in lines:
-            for shown in self._once.feed(source, line, now_s=now_s):
-                self._ready.append((stream, shown))
+        with self._lock:
+            for line in lines:
+                for shown in self._once.feed(source, line, now_s=now_s):
+                    self._ready.append((stream, shown))
 
     def print(self, *, now_s: float) -> None:
         """Print what is ready; may block for as long as nobody reads the output."""
-        self._ready.extend(("stderr", line) for line in self._once.due(now_s=now_s))
+        with self._lock:
+            self._ready.extend(("stderr", line) for line in self._once.due(now_s=now_s))
         while self._ready:
             stream, line = self._ready.popleft()
             # Looked up each time: a notebook or a test may have put its own in place.

@@ -77,6 +77,11 @@ class HoldLog:
             gained, dropped = list((+net).elements()), list((-net).elements())
         return ("holds", gained, dropped) if gained or dropped else None
 
+    @property
+    def has_gained(self) -> bool:
+        """Whether there is more than drops."""
+        return bool(self._gained)
+
     def __bool__(self) -> bool:
         return bool(self._dropped or self._gained)
 

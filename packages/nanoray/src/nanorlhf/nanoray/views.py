@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from .blocks import PAGE, round_up
+from .layouts import Layouts
 from .mapping import is_sealed, private
 from .messages import RawValue
 from .refs import HoldLog, UserValue
@@ -36,6 +37,7 @@ class Reader:
         """Arenas on disk: what comes from there is checked before it is used."""
         self._lives: dict[int, _Life] = {}
         """Of each object that has views here."""
+        self._layouts = Layouts()
         self._lock = threading.RLock()  # re-entered by a view that ends inside _root()
 
     def adopt(self, arena_id: int, size: int, fd: int) -> None:
@@ -76,11 +78,17 @@ class Reader:
             return pickle.loads(stream, buffers=buffers)
         if checksum is not None:
             self._check(object_id, block, checksum)
-        whole = self._root(object_id, block, True in is_cow).data
+        root = self._root(object_id, block, True in is_cow)
+        layout = self._layouts.get(object_id)
+        if layout is not None:
+            return layout.array(root.data.toreadonly())
+        whole = root.data
         stream, *views = [whole[start : start + length] for start, length in parts]
         pairs = zip(views, is_cow, strict=True)
         buffers = [view if is_mine else view.toreadonly() for view, is_mine in pairs]
-        return pickle.loads(stream, buffers=buffers)
+        value = pickle.loads(stream, buffers=buffers)
+        self._layouts.note(object_id, value, root)
+        return value
 
     def end_loan(self, answer: tuple[Any, ...]) -> None:
         """Note that the values of an answer have been loaded, or never will be.

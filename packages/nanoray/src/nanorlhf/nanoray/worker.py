@@ -65,6 +65,7 @@ class Worker:
             # The frames of the call are gone: what it dropped is freed before the next one waits.
             del run
             self._performer.flush()
+            self._link.look_out()
             if self._max_concurrency > 1:  # the first call was the constructor
                 self._client.caller.only_call = 0
                 self._serve_in_threads()

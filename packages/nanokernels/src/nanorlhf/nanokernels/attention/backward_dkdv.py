@@ -5,7 +5,8 @@ query heads one after another in a single loop; :mod:`.backward` has the formula
 transposes, ``p^T = exp(scale k q^T - lse)`` and ``ds^T``: they come out of one product as the left
 factor of the next, so they stay in registers. Rows of queries are visited in tiles that end where
 the sequence does, like the slots of the statistics (:mod:`.backward_dq`); before row 0 a tile reads
-zeros, and +inf as lse, which makes p 0. Only tiles that the mask cuts are masked.
+zeros, and +inf as lse, which makes p 0. Only tiles that the mask cuts are masked; a window is
+causal.
 
 Shape legend: T = query tokens, S = key tokens, H = query heads, K = KV heads, D = head dimension.
 """
@@ -71,29 +72,25 @@ def _dkdv_kernel(
         first = (tile - k_start // BLOCK_N - sequence) * BLOCK_N
     if first >= k_len:
         return
-    key = first + tl.arange(0, BLOCK_N)
     if k_ptr.dtype.element_ty.primitive_bitwidth == 16:
         k = k_rows.load([k_start + first, kv_head * D])
         v = v_rows.load([k_start + first, kv_head * D])
     else:
         # As in the first pass: it spares registers where factors are split in two.
-        own = (k_start.to(tl.int64) + key)[:, None]
+        key = first + tl.arange(0, BLOCK_N)
+        token = (k_start.to(tl.int64) + key)[:, None]
         here = (kv_head * D + tl.arange(0, D))[None, :]
-        k = tl.load(k_ptr + own * stride_k + here, mask=(key < k_len)[:, None], other=0.0)
-        v = tl.load(v_ptr + own * stride_v + here, mask=(key < k_len)[:, None], other=0.0)
+        k = tl.load(k_ptr + token * stride_k + here, mask=(key < k_len)[:, None], other=0.0)
+        v = tl.load(v_ptr + token * stride_v + here, mask=(key < k_len)[:, None], other=0.0)
 
-    # Rows [start, end) are visited; those of [whole, until) see every key of the tile.
-    offset = k_len - q_len
+    # Rows [start, end) are visited; ``own`` is the first that sees the tile's first key.
+    own = first - (k_len - q_len)
     start = 0
     end = q_len
-    whole = 0
-    until = q_len
     if CAUSAL:
-        start = tl.minimum(tl.maximum(first - offset, 0), q_len)
-        whole = first + BLOCK_N - 1 - offset
+        start = tl.minimum(tl.maximum(own, 0), q_len)
     if WINDOW:
-        end = tl.minimum(tl.maximum(first + BLOCK_N - 1 - offset + window, 0), q_len)
-        until = first - offset + window
+        end = tl.minimum(tl.maximum(own + BLOCK_N - 1 + window, 0), q_len)
     start = q_len - tl.cdiv(q_len - start, BLOCK_M) * BLOCK_M
     end = q_len - (q_len - end) // BLOCK_M * BLOCK_M
     steps = tl.maximum(end - start, 0) // BLOCK_M * GROUP
@@ -109,12 +106,18 @@ def _dkdv_kernel(
         s = tl.dot(k, tl.trans(q), input_precision="tf32x3")
         lse = stats.load([head * slots + slot + top])
         p = tl.math.exp2(s * scale_log2 - lse[None, :])
-        if (top < whole) | (top + BLOCK_M > until):
-            last = top + offset + tl.arange(0, BLOCK_M)
-            if CAUSAL:
-                p = tl.where(key[:, None] <= last[None, :], p, 0.0)
+        if CAUSAL:
+            # All a mask needs is how far the rows lie past the keys: it spares registers.
+            past = top - own
+            cut = past < BLOCK_N - 1
             if WINDOW:
-                p = tl.where(key[:, None] > last[None, :] - window, p, 0.0)
+                cut = cut | (past + BLOCK_M > window)
+            if cut:
+                ago = past + tl.arange(0, BLOCK_M)[None, :] - tl.arange(0, BLOCK_N)[:, None]
+                seen = ago >= 0
+                if WINDOW:
+                    seen = seen & (ago < window)
+                p = tl.where(seen, p, 0.0)
         dv = tl.dot(p.to(do.dtype), do, dv, input_precision="tf32x3")
         dp = tl.dot(v, tl.trans(do), input_precision="tf32x3")
         delta = stats.load([(kv_heads * GROUP + head) * slots + slot + top])
@@ -123,8 +126,10 @@ def _dkdv_kernel(
         top += BLOCK_M
         head += tl.where(top >= end, 1, 0)
         top = tl.where(top >= end, start, top)
-    token = k_start.to(tl.int64) + key
-    flat = (token * kv_heads + kv_head)[:, None] * D + tl.arange(0, D)[None, :]
+    # Only now, so that these take no registers in the loop.
+    key = first + tl.arange(0, BLOCK_N)
+    token = (k_start.to(tl.int64) + key)[:, None]
+    flat = (token * kv_heads + kv_head) * D + tl.arange(0, D)[None, :]
     valid = (key < k_len)[:, None]
     tl.store(dk_ptr + flat, (dk * scale).to(dk_ptr.dtype.element_ty), mask=valid)
     tl.store(dv_ptr + flat, dv.to(dv_ptr.dtype.element_ty), mask=valid)

@@ -346,7 +346,7 @@ def paged_attention(
         seq_lens: int32 [B], tokens cached, the queries' own among them. 0 gives a row of zeros.
         cu_seqlens: int32 [B + 1], where each sequence's queries start in T.
         max_seqlen: Queries of the sequence that has most, or more; needed with ``cu_seqlens``.
-        scale: Multiplies the scores; D ** -0.5 when None.
+        scale: Multiplies the scores, more than 0; D ** -0.5 when None.
         impl: Which implementation runs; see :mod:`nanorlhf.nanokernels.dispatch`.
 
     Raises:
@@ -362,6 +362,8 @@ def paged_attention(
     if (cu_seqlens is None) != (max_seqlen is None):
         raise ValueError("cu_seqlens and max_seqlen go together; pass both, or neither to decode")
     scale = q_BHD.shape[-1] ** -0.5 if scale is None else scale
+    if not scale > 0:
+        raise ValueError(f"scale={scale} must be above 0; negate q for the other sign")
     arguments = q_BHD, k_pages, v_pages, page_table, seq_lens
     is_kernel = use_triton(impl, q_BHD)
     if is_kernel and not MIN_HEAD_DIM <= q_BHD.shape[2] <= MAX_HEAD_DIM:

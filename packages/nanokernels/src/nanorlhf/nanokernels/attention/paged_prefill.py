@@ -87,14 +87,19 @@ def _fold(
     total: tl.tensor,
     s: tl.tensor,
     v: tl.tensor,
+    scale_log2: tl.tensor,
 ) -> tuple[tl.tensor, tl.tensor, tl.tensor]:
-    """Fold one tile of scores (in powers of 2) and its values into the running output."""
-    new_peak = tl.maximum(peak, tl.max(s, axis=1))
+    """Fold one tile of scores and its values into the running output.
+
+    Which loop a tile falls into depends on the chunk, its bits must not: where a product meets a
+    sum, the rounding is spelled out and not left to what the compiler fuses in either loop.
+    """
+    new_peak = tl.maximum(peak, tl.max(s, axis=1) * scale_log2)
     # Nothing seen yet: -inf - -inf would be NaN.
     shift = tl.where(new_peak == -float("inf"), 0.0, new_peak)
-    p = tl.math.exp2(s - shift[:, None])
+    p = tl.math.exp2(tl.math.fma(s, scale_log2, -shift[:, None]))
     shrink = tl.math.exp2(peak - shift)
-    total = total * shrink + tl.sum(p, axis=1)
+    total = tl.math.fma(total, shrink, tl.sum(p, axis=1))
     acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None], input_precision="tf32x3")
     return acc, new_peak, total
 
@@ -155,8 +160,8 @@ def _prefill_kernel(
             page = tl.load(pages + first // PAGE)
             cell = (page * kv_heads + kv_head) * PAGE + first % PAGE
             k = k_rows.load([cell, 0])
-            s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
-            acc, peak, total = _fold(acc, peak, total, s, v_rows.load([cell, 0]))
+            s = tl.dot(q, tl.trans(k), input_precision="tf32x3")
+            acc, peak, total = _fold(acc, peak, total, s, v_rows.load([cell, 0]), scale_log2)
         start = whole
     for first in tl.range(start, end, BLOCK_N):
         key = first + tl.arange(0, BLOCK_N)
@@ -165,9 +170,9 @@ def _prefill_kernel(
         cell = ((page * kv_heads + kv_head) * PAGE + key % PAGE)[:, None] * D + dim[None, :]
         k = tl.load(k_pages_ptr + cell, mask=inside[:, None] & real, other=0.0)
         v = tl.load(v_pages_ptr + cell, mask=inside[:, None] & real, other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision="tf32x3") * scale_log2
+        s = tl.dot(q, tl.trans(k), input_precision="tf32x3")
         s = tl.where(key[None, :] <= last[:, None], s, -float("inf"))
-        acc, peak, total = _fold(acc, peak, total, s, v)
+        acc, peak, total = _fold(acc, peak, total, s, v, scale_log2)
     # A query that saw nothing returns 0.
     out = acc / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(o_ptr + at, out.to(o_ptr.dtype.element_ty), mask=valid)
