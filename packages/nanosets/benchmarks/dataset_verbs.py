@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from dataset_files import LENGTH, removed, written
+from dataset_files import LENGTH, removed, settle, written
 
 
 def ids_of_batch(batch):
@@ -41,58 +41,61 @@ def maps(results, ours, hf, folder):
     text, theirs = ours.select_columns(["question"]), hf.select_columns(["question"])
     cache = folder / "mapped.arrow"
 
-    def once(case, impl, fn, repeats):
-        values = []
-        for _ in range(repeats):
-            for part in folder.glob("mapped*"):
-                removed(part)
-            start = time.perf_counter()
-            found = fn()
-            values.append(time.perf_counter() - start)
-            del found  # ours takes its temporary file with it, which is no part of the map
-        results.add(case, impl, values, "s")
+    def in_turn(case, runs):
+        """Time functions in turn, each so many times, so that all meet the same moods."""
+        values = {impl: [] for impl in runs}
+        for turn in range(max(repeats for _, repeats in runs.values())):
+            for impl, (fn, repeats) in runs.items():
+                if turn < repeats:
+                    for part in folder.glob("mapped*"):
+                        removed(part)
+                    settle()
+                    start = time.perf_counter()
+                    found = fn()
+                    values[impl].append(time.perf_counter() - start)
+                    del found  # ours takes its temporary file with it, which is no part of the map
+        for impl, found in values.items():
+            results.add(case, impl, found, "s")
 
     def compared(case, rows, function, *, batched, repeats, processes):
         mine, other = text.take(rows), theirs.select(range(min(rows, len(theirs))))
         options = {"batched": batched, "remove_columns": ["question"]}
         hfs = {"cache_file_name": str(cache), "load_from_cache_file": False, **options}
-        alone = "reading and calling alone"
-        once(case, alone, lambda: called(mine, function, batched=batched), repeats[0])
-        for count in processes:
-            spread, suffix = (
-                ({}, "") if count == 1 else ({"num_proc": count}, f", {count} processes")
-            )
-            once(
-                case,
-                f"nanosets{suffix}",
-                lambda spread=spread: mine.map(function, **spread, **options),
+        runs = {
+            "reading and calling alone": (
+                lambda: called(mine, function, batched=batched),
                 repeats[0],
             )
-            once(
-                case,
-                f"HF datasets{suffix}",
-                lambda spread=spread: other.map(function, **spread, **hfs),
-                repeats[1],
-            )
+        }
+        for count in processes:
+            spread = {} if count == 1 else {"num_proc": count}
+            suffix = "" if count == 1 else f", {count} processes"
+            runs |= {
+                f"nanosets{suffix}": (
+                    lambda spread=spread: mine.map(function, **spread, **options),
+                    repeats[0],
+                ),
+                f"HF datasets{suffix}": (
+                    lambda spread=spread: other.map(function, **spread, **hfs),
+                    repeats[1],
+                ),
+            }
+        in_turn(case, runs)
         return options
 
     case, everything = "map, strings to int32 arrays, batched", len(text)
-    both = {"repeats": (3, 2), "processes": (1, 2)}
+    both = {"repeats": (5, 3), "processes": (1, 2)}
     options = compared(case, everything, ids_of_batch, batched=True, **both)
     out = folder / "mapped.nano"
-    once(
-        case,
-        "nanosets, output= and fsync",
-        lambda: text.map(ids_of_batch, output=out, **options),
-        1,
-    )
+    run = lambda: text.map(ids_of_batch, output=out, **options)  # noqa: E731
+    in_turn(case, {"nanosets, output= and fsync": (run, 1)})
     by_row = "map, strings to int32 arrays, row by row"
-    compared(by_row, everything, ids_of_row, batched=False, repeats=(3, 1), processes=(1, 2))
+    compared(by_row, everything, ids_of_row, batched=False, repeats=(5, 1), processes=(1, 2))
     for name in (case, by_row):
         results.goal(name, 4, against="HF datasets")
         results.goal(name, 1.5, impl="nanosets, 2 processes", against="nanosets")
     case = "map of 100,000 rows, strings to lists of ints, row by row"
-    compared(case, 100_000, list_of_row, batched=False, repeats=(3, 2), processes=(1,))
+    compared(case, 100_000, list_of_row, batched=False, repeats=(5, 3), processes=(1,))
     results.goal(case, 2, against="HF datasets")
 
 

@@ -2,7 +2,8 @@
 
 from collections.abc import Sequence
 from functools import reduce
-from typing import Any
+from operator import attrgetter, countOf
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +15,21 @@ from .nested import Lists, lists
 from .types import unify
 from .vectors import flat_array, is_flat
 
+DTYPE, NDIM = attrgetter("dtype"), attrgetter("ndim")
+
 
 def lists_of_alike(rows: Sequence[NDArray[Any]], field: str) -> Lists | None:
     """Return flat arrays of one dtype, as most functions return them, as lists; else None."""
     first = rows[0]
-    if first.ndim != 1 or not is_flat(first.dtype):
+    if first.ndim != 1 or not is_flat(first.dtype) or countOf(map(NDIM, rows), 1) < len(rows):
         return None
-    try:
-        values = np.concatenate(rows, dtype=first.dtype, casting="no")
-    except (TypeError, ValueError):  # another dtype, or another number of dimensions
+    # Most dtypes of a kind are one object, and to count it is faster than to compare.
+    if countOf(map(DTYPE, rows), first.dtype) < len(rows):
         return None
+    try:  # short arrays are joined as bytes in half the time
+        values = np.frombuffer(b"".join(cast(Any, rows)), first.dtype)
+    except (TypeError, ValueError):  # one is no stretch of bytes
+        values = np.concatenate(rows)
     return lists(_offsets(rows), flat_array(values, field))
 
 

@@ -1,7 +1,8 @@
 """Checksums of buffers."""
 
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import reduce
 from importlib.util import find_spec
 from typing import Any, Literal
 
@@ -41,6 +42,15 @@ def function_of(name: Checksum) -> Callable[[Any], int]:
         raise ImportError("checksum='xxh3_64' needs xxhash; pip install xxhash") from None
     digest = xxhash.xxh3_64_intdigest
     return lambda data: _signed(digest(data))
+
+
+def crc32_of(pieces: Sequence[memoryview]) -> int:
+    """Return the crc32 of bytes that lie in pieces.
+
+    >>> crc32_of([memoryview(b"na"), memoryview(b"no")]) == function_of("crc32")(b"nano")
+    True
+    """
+    return reduce(lambda found, piece: zlib.crc32(piece, found), pieces, 0)
 
 
 class Xxh3:

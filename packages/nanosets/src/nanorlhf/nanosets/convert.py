@@ -82,7 +82,7 @@ def concat(arrays: Sequence[Array]) -> Array:
     length = sum(a.length for a in arrays)
     if isinstance(first, Nulls):
         return Nulls(length)
-    valid = _concat_validity(arrays)
+    valid = concat_validity(arrays)
     if isinstance(first, Numbers):
         values = np.concatenate([a.values[: a.length] for a in cast(list[Numbers], arrays)])
         return type(first)(first.dtype, values, valid=valid)
@@ -145,7 +145,8 @@ def merge(parts: Sequence[Structs]) -> Structs:
     return cast(Structs, concat([convert(part, wide) for part in parts]))
 
 
-def _concat_validity(arrays: Sequence[Array]) -> Bits | None:
+def concat_validity(arrays: Sequence[Array]) -> Bits | None:
+    """Return which elements of arrays end to end are not null; None when all are."""
     if all(a.valid is None for a in arrays):
         return None
     masks = [a.validity() for a in arrays]

@@ -62,11 +62,12 @@ def map_rows(
         features: Types of the result's columns, all of them.
         fn_kwargs: Further keywords for the function.
         num_proc: Call it in so many processes. One that pickle can name in an importable module
-            runs in fresh interpreters, any other in forks of this process. The result is that of
-            one process; its new columns lie in temporary files (the system's folder for them, or
-            beside ``output``) that go when the last dataset over them does.
+            runs in forks of a fresh interpreter, any other in forks of this process. The result is
+            that of one process; its new columns lie in temporary files (the system's folder for
+            them, or beside ``output``) that go when the last dataset over them does.
         output: Write the result to this ``.nano`` file and return that; else the new columns of
-            one process lie in memory, or from 64 MiB on in a temporary file as those of several.
+            one process lie in memory, or if they look to take more than 64 MiB in a temporary file
+            as those of several.
         cache: A folder of results. One of the same rows, function and arguments is returned
             without calling the function; the key and the path are logged.
         desc: Label of the progress bar, which shows on a terminal only.

@@ -60,7 +60,7 @@ def write_blocks(path: str, blocks: Iterable[Block]) -> bool:
         ValueError: There are none for some ranges only.
     """
     found = []
-    # The file is gone before the machine is; chunks are small, to be joined while in the cache.
+    # The file is gone before the machine is; chunks are small, so that blocks are soon let go.
     with Writer(path, sync=False, chunk_rows=PART_CHUNK_ROWS) as writer:
         for block in blocks:
             found.append(block.rows is not None)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 Columns = Mapping[str, Column]
 MEMORY_BYTES = 64 << 20
-"""Bytes of new columns above which they lie in a temporary file rather than in memory."""
+"""Bytes that new columns are to take above which they lie in a temporary file, not in memory."""
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,8 @@ class Result:
         for made in blocks:
             some.append(made)
             size += 0 if made.rows is None else made.rows.nbytes
-            if size > MEMORY_BYTES:
+            # What the rest will take by the looks of it: what is held here is slow to get rid of.
+            if size * len(self.ranges) > MEMORY_BYTES * len(some):
                 return _spilled(chain(some, blocks))
         check_all_or_none([made.rows is not None for made in some])
         tables = [made.rows for made in some if made.rows is not None]

@@ -8,15 +8,15 @@ both leave Python to itself. zstd runs before either.
 
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from .arrays import Array, Buffer, Numbers
-from .checksum import Checksum, Xxh3, function_of
+from .arrays import Array, Numbers
+from .checksum import Checksum, Xxh3, crc32_of, function_of
 from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
@@ -31,6 +31,7 @@ from .format import (
     padding,
 )
 from .nested import Lists, Structs
+from .pieces import Pieces, buffers_of
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
@@ -74,19 +75,23 @@ class Sink:
         self._aside = ThreadPoolExecutor(1)
         self._syncs = sync
 
-    def _put(self, data: memoryview, look: Callable[[memoryview], object] | None = None) -> int:
-        """Write all of ``data`` and its padding; return its offset.
+    def _put(self, *data: memoryview, look: Callable[[memoryview], object] | None = None) -> int:
+        """Write pieces of a buffer end to end, and its padding; return its offset.
 
         Args:
             data: Bytes.
             look: Called with some bytes at a time before they are written.
         """
-        start, gap = self._at, padding(len(data))
-        self._at += len(data) + gap
-        rest = len(data) % SLAB_BYTES
-        for at in range(0, len(data) - rest, SLAB_BYTES):
-            self._write([data[at : at + SLAB_BYTES]], look)
-        self._write([data[len(data) - rest :], ZEROS[:gap]], look)
+        start, size = self._at, _size(data)
+        gap = padding(size)
+        self._at += size + gap
+        for piece in data:
+            rest = len(piece) % SLAB_BYTES
+            for at in range(0, len(piece) - rest, SLAB_BYTES):
+                self._write([piece[at : at + SLAB_BYTES]], look)
+            self._write(
+                [piece[len(piece) - rest :], ZEROS[: gap if piece is data[-1] else 0]], look
+            )
         return start
 
     def _write(self, left: list[memoryview], look: Callable[[memoryview], object] | None) -> None:
@@ -100,40 +105,47 @@ class Sink:
             if left:
                 left[0] = left[0][done:]
 
-    def add(self, rows: Structs) -> None:
-        """Append a chunk of rows."""
-        types = dictionaries_of(rows.dtype)
+    def add(self, tables: Sequence[Structs]) -> None:
+        """Append a chunk of rows, given as tables of one type to be put end to end."""
+        types = dictionaries_of(tables[0].dtype)
+        if types:
+            tables = [cast(Structs, concat(tables))]
         while len(self._vocabularies) < len(types):
             self._vocabularies.append(Vocabulary())
         known = iter(self._vocabularies)
-        fields = [recoded(child, known) for child in rows.children.values()]
-        slots = self._put_all(buffer for field in fields for buffer in field.buffers())
-        self._entries.append(np.array([rows.length, *(n for slot in slots for n in slot)], "<i8"))
-        self.rows += rows.length
+        fields = [[table.children[name] for table in tables] for name in tables[0].children]
+        if types:
+            fields = [[recoded(array, known) for array in field] for field in fields]
+        slots = self._put_all(pieces for field in fields for pieces in buffers_of(field))
+        rows = sum(table.length for table in tables)
+        self._entries.append(np.array([rows, *(n for slot in slots for n in slot)], "<i8"))
+        self.rows += rows
 
-    def _put_all(self, buffers: Iterable[Buffer]) -> list[tuple[int, ...]]:
+    def _put_all(self, buffers: Iterable[Pieces]) -> list[tuple[int, ...]]:
         """Append buffers; return the slot of each."""
         width = 3 if self._compressor is None else 4
         slots: list[tuple[tuple[int, ...], Callable[[], int]]] = []
-        for buffer in buffers:
-            if buffer is None:
+        for pieces in buffers:
+            if pieces is None:
                 slots.append(((ABSENT,) * width, lambda: ABSENT))
                 continue
-            data = np.ascontiguousarray(buffer).view(np.uint8)
-            stored = data if self._compressor is None else self._compressor.shrink(data)
-            at, checksum = self._put_checked(stored.data)
-            slots.append(((at, len(stored), ABSENT, len(data))[:width], checksum))
+            data = [np.ascontiguousarray(piece).view(np.uint8) for piece in pieces]
+            stored = data
+            if self._compressor is not None:
+                stored = [self._compressor.shrink(np.concatenate(data))]
+            at, checksum = self._put_checked([piece.data for piece in stored])
+            slots.append(((at, _size(stored), ABSENT, _size(data))[:width], checksum))
         return [(*slot[:2], checksum(), *slot[3:]) for slot, checksum in slots]
 
-    def _put_checked(self, data: memoryview) -> tuple[int, Callable[[], int]]:
+    def _put_checked(self, data: Sequence[memoryview]) -> tuple[int, Callable[[], int]]:
         """Write a buffer; return its offset, and what returns its checksum when it is there."""
-        if len(data) < ASIDE_BYTES:
-            return self._put(data), partial(int, self._checksum(data))
+        if _size(data) < ASIDE_BYTES:
+            return self._put(*data), partial(int, self._checksum(b"".join(data)))
         if self._encoding.checksum == "crc32":
-            aside = self._aside.submit(self._checksum, data)
-            return self._put(data), aside.result
+            aside = self._aside.submit(crc32_of, data)
+            return self._put(*data), aside.result
         seen = Xxh3()
-        return self._put(data, seen.update), lambda: seen.value
+        return self._put(*data, look=seen.update), lambda: seen.value
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
         """Write what comes after the chunks, and wait for the disk."""
@@ -160,13 +172,17 @@ class Sink:
         for number, dtype in enumerate(types):
             known = self._vocabularies[number].parts if self._entries else []
             values = concat(known or [all_null(dtype.value, 0)])
-            found.append(Values(values.length, tuple(self._put_all(values.buffers()))))
+            found.append(Values(values.length, tuple(self._put_all(buffers_of([values])))))
         return tuple(found)
 
     def close(self) -> None:
         """Close the file as it is."""
         self._aside.shutdown()
         os.close(self._file)
+
+
+def _size(data: Sequence[Sized]) -> int:
+    return sum(map(len, data))
 
 
 @lru_cache(maxsize=1)

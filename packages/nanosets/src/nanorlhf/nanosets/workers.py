@@ -1,11 +1,12 @@
 """Calling a job on shares of the rows in several processes.
 
 A job travels in one of two ways. If pickle can name its function in a module that another process
-can import, workers are *fresh* interpreters, which inherit no locks and no threads; columns in
-memory are written to a temporary file that all of them map. Else (a lambda, a closure, a function
-of ``__main__``) workers are *forks*, which have everything already; where the system has no fork,
-such a function is an error. A worker sends a message for every range it has done and one at the
-end; the end of its pipe without that is its death, so nothing can hang.
+can import, workers are *fresh*: forks of an interpreter that has done nothing but import this
+package (see ``zygote``), which inherit no locks and no threads; columns in memory are written to a
+temporary file that all of them map. Else (a lambda, a closure, a function of ``__main__``) workers
+are *forks* of this process, which have everything already; where the system has no fork, such a
+function is an error. A worker sends a message for every range it has done and one at the end; the
+end of its pipe without that is its death, so nothing can hang.
 """
 
 import gc
@@ -21,11 +22,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .blocks import Range
 from .errors import WorkerError
+from .zygote import forked, serve
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
-
-ENTRY = "from nanorlhf.nanosets.workers import main; main()"
 
 
 class Share(NamedTuple):
@@ -206,37 +206,11 @@ def _forked(job: Job, share: Share) -> Worker:
     return Worker(process, here, share)
 
 
-class FreshProcess:
-    """A worker that is an interpreter of its own."""
-
-    def __init__(self, command: list[str], pipe: int) -> None:
-        import subprocess
-
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        self.popen = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, env=environment, pass_fds=[pipe]
-        )
-
-    @property
-    def exitcode(self) -> int | None:
-        """How it ended; None while it runs."""
-        return self.popen.poll()
-
-    def kill(self) -> None:
-        """End it at once."""
-        self.popen.kill()
-
-    def join(self) -> None:
-        """Wait for its end."""
-        self.popen.wait()
-
-
 def _fresh(path: str, share: Share, index: int) -> Worker:
     from multiprocessing.connection import Pipe
 
     here, there = Pipe(duplex=False)
-    number = there.fileno()
-    process = FreshProcess([sys.executable, "-c", ENTRY, path, str(index), str(number)], number)
+    process = forked([path, str(index)], there.fileno())
     there.close()
     return Worker(process, here, share)
 
@@ -249,11 +223,19 @@ def _write(path: str, job: Job, dealt: Sequence[Share]) -> None:
 
 
 def main() -> None:
+    """Be the process that fresh workers are forked from."""
+    import multiprocessing.connection  # noqa: F401 - which every worker needs
+
+    serve(int(sys.argv[1]), _work)
+
+
+def _work(arguments: Sequence[str], number: int) -> None:
     """Do one share of a job that the parent process wrote to a file."""
     from multiprocessing.connection import Connection
 
-    path, index, number = sys.argv[1:]
-    pipe = Connection(int(number), readable=False)
+    path, index = arguments
+    sys.argv[1:] = arguments
+    pipe = Connection(number, readable=False)
     with open(path, "rb") as handle:
         share = pickle.load(handle)[int(index)]
         _serve(lambda *args: pickle.load(handle)(*args), share, pipe)

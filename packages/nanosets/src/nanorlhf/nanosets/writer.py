@@ -5,7 +5,7 @@ file as it was before, or after.
 """
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, cast
@@ -13,10 +13,11 @@ from typing import Any, Literal, cast
 from .arrays import Array
 from .build import columns, first_bad, table
 from .checksum import Checksum, chosen
-from .convert import all_null, concat, convert
+from .convert import all_null, convert
 from .errors import SchemaError
 from .layout import MAX_WEIGHTLESS, weightless
 from .nested import Structs
+from .pieces import cut
 from .place import Appended, NewFile, remove_leftovers
 from .reader import File
 from .sink import Encoding
@@ -103,7 +104,7 @@ class Writer:
             self._sink = self._append_to(None if checksum == "auto" else checksum, compression)
         else:
             self._encoding = Encoding(chosen(checksum), compression)
-            self._sink = NewFile(self.path, self._encoding, sync=sync)
+            self._sink = NewFile(self.path, self._encoding, sync=self._sync)
 
     def _append_to(self, checksum: Checksum | None, compression: Compression | None) -> Appended:
         sink = Appended(self.path, sync=self._sync)
@@ -235,7 +236,7 @@ class Writer:
         narrow.seal(old, {})
         try:
             for chunk in tables(File(narrow.path)):
-                self._add_chunk(_as_table(chunk, schema))
+                self._add_chunk([_as_table(chunk, schema)])
         finally:
             narrow.discard()
 
@@ -244,25 +245,23 @@ class Writer:
         rows, size = self._pending_rows, self._pending_bytes
         if rows == 0 or not (everything or rows >= chunk_rows or size >= chunk_bytes):
             return
-        whole = concat([_as_table(t, self._schema) for t in self._pending])
-        self._pending = []
         step = min(chunk_rows, max(1, rows * chunk_bytes // max(size, 1)))
-        start = 0
-        while rows - start >= step or (everything and start < rows):
-            stop = min(start + step, rows)
-            self._add_chunk(cast(Structs, whole.window(0, start, stop)))
-            start = stop
-        rest = cast(Structs, whole.window(0, start, rows))
-        self._pending = [rest] if rest.length else []  # what is put behind nothing is not copied
-        self._pending_rows, self._pending_bytes = rest.length, rest.nbytes
+        chunks = list(cut([_as_table(table, self._schema) for table in self._pending], step))
+        rest = [] if everything or rows % step == 0 else chunks.pop()
+        self._pending = []
+        for chunk in chunks:
+            self._add_chunk(chunk)
+        self._pending = rest
+        self._pending_rows = sum(table.length for table in rest)
+        self._pending_bytes = sum(table.nbytes for table in rest)
 
-    def _add_chunk(self, rows: Structs) -> None:
+    def _add_chunk(self, pieces: Sequence[Structs]) -> None:
         """Write one chunk, or two when the rows are uneven and these are the long ones."""
-        size, count = rows.nbytes, weightless(rows)
-        if rows.length > 1 and (size > 2 * self._limits[1] or count > MAX_WEIGHTLESS):
-            middle = rows.length // 2
-            self._add_chunk(rows.window(0, 0, middle))
-            self._add_chunk(rows.window(0, middle, rows.length))
+        rows = sum(table.length for table in pieces)
+        size, count = sum(table.nbytes for table in pieces), sum(map(weightless, pieces))
+        if rows > 1 and (size > 2 * self._limits[1] or count > MAX_WEIGHTLESS):
+            for half in cut(pieces, (rows + 1) // 2):
+                self._add_chunk(half)
             return
         if size >= 2**31:
             raise SchemaError("", f"a row takes {size} bytes, a chunk holds 2 GiB; split it")
@@ -270,7 +269,7 @@ class Writer:
             rule = f"holds {count} values that take no bytes, a file {MAX_WEIGHTLESS}; shorten it"
             raise SchemaError("", f"a list of nulls {rule}")
         assert self._sink is not None
-        self._sink.add(rows)
+        self._sink.add(pieces)
 
 
 def tables(file: File) -> Iterator[Structs]:
