@@ -3,7 +3,9 @@
     python packages/nanoray/benchmarks/bench_calls.py [--rounds 5] [--hardware NAME]
 
 Each implementation lives in a process of its own; they take turns, case by case, so that a change
-of the machine's mood meets all of them. Where Ray is not installed its rows are left out.
+of the machine's mood meets all of them. A sample is what a case takes on average while it is
+repeated for 0.2 s, as long as ``timeit`` has it, so that it does not tell how processes get going
+after others had the processors. Where Ray is not installed its rows are left out.
 
 The floors: of a call, a round trip over ``multiprocessing.Pipe``; of tasks, a process pool;
 of objects, a copy into and an attach to ``multiprocessing.shared_memory``.
@@ -29,6 +31,7 @@ MB = 1 << 20
 IMPLS = ("nanoray", "ray", "stdlib")
 MODULES = {"nanoray": "nanorlhf.nanoray", "ray": "ray", "stdlib": "concurrent.futures.process"}
 STARTS = 3
+SAMPLE_S = 0.2
 
 UNITS = {
     "import": ("s", 1),
@@ -69,12 +72,20 @@ SLOW = {"no-op tasks, 10000 at once"}
 # -- what is measured ----------------------------------------------------------------------------
 
 
-def each(work, count):
-    """Return the seconds that one of ``count`` runs of ``work`` takes."""
-    begin = time.perf_counter()
-    for _ in range(count):
+def each(work):
+    """Return the mean seconds that ``work`` takes while it is repeated."""
+    count, spent, begin = 0, 0.0, time.perf_counter()
+    while spent < SAMPLE_S:
         work()
-    return (time.perf_counter() - begin) / count
+        count, spent = count + 1, time.perf_counter() - begin
+    return spent / count
+
+
+def once(work):
+    """Return the seconds that ``work`` takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
 
 
 class Engine:
@@ -113,26 +124,24 @@ class Engine:
         refs = {size: ray.put(array) for size, array in arrays.items()}
 
         def tasks(count):
-            return each(lambda: ray.get([noop.remote() for _ in range(count)]), 1) / count
+            return each(lambda: ray.get([noop.remote() for _ in range(count)])) / count
 
         def calls(count):
-            return each(lambda: ray.get([actor.noop.remote() for _ in range(count)]), 1) / count
+            return each(lambda: ray.get([actor.noop.remote() for _ in range(count)])) / count
 
         return {
             "no-op tasks, 1000 at once": lambda: tasks(1000),
             "no-op tasks, 10000 at once": lambda: tasks(10000),
-            "task, one at a time": lambda: each(lambda: ray.get(noop.remote()), 100),
-            "actor call, one at a time": lambda: each(lambda: ray.get(actor.noop.remote()), 200),
+            "task, one at a time": lambda: each(lambda: ray.get(noop.remote())),
+            "actor call, one at a time": lambda: each(lambda: ray.get(actor.noop.remote())),
             "actor calls, 2000 at once": lambda: calls(2000),
-            "put 1 MB": lambda: each(lambda: ray.put(arrays[1]), 20),
-            "get 1 MB": lambda: each(lambda: ray.get(refs[1]), 50),
-            "put 100 MB": lambda: each(lambda: ray.put(arrays[100]), 3),
-            "get 100 MB": lambda: each(lambda: ray.get(refs[100]), 20),
-            "actor call with a 1 MB ref": lambda: each(
-                lambda: ray.get(actor.noop.remote(refs[1])), 50
-            ),
+            "put 1 MB": lambda: each(lambda: ray.put(arrays[1])),
+            "get 1 MB": lambda: each(lambda: ray.get(refs[1])),
+            "put 100 MB": lambda: each(lambda: ray.put(arrays[100])),
+            "get 100 MB": lambda: each(lambda: ray.get(refs[100])),
+            "actor call with a 1 MB ref": lambda: each(lambda: ray.get(actor.noop.remote(refs[1]))),
             "actor call with a 100 MB ref": lambda: each(
-                lambda: ray.get(actor.noop.remote(refs[100])), 50
+                lambda: ray.get(actor.noop.remote(refs[100]))
             ),
         }
 
@@ -182,10 +191,10 @@ class Floor:
                     for _ in range(50):
                         ours.recv()
 
-            return each(burst, 1) / count
+            return each(burst) / count
 
         def tasks(count):
-            return each(lambda: [*self.pool.map(nothing, range(count))], 1) / count
+            return each(lambda: [*self.pool.map(nothing, range(count))]) / count
 
         def put(size):
             block = stored(arrays[size])
@@ -198,15 +207,15 @@ class Floor:
         return {
             "no-op tasks, 1000 at once": lambda: tasks(1000),
             "no-op tasks, 10000 at once": lambda: tasks(10000),
-            "task, one at a time": lambda: each(lambda: self.pool.submit(nothing).result(), 100),
-            "actor call, one at a time": lambda: each(call, 200),
+            "task, one at a time": lambda: each(lambda: self.pool.submit(nothing).result()),
+            "actor call, one at a time": lambda: each(call),
             "actor calls, 2000 at once": lambda: calls(2000),
-            "put 1 MB": lambda: each(lambda: put(1), 20),
-            "get 1 MB": lambda: each(lambda: get(1), 50),
-            "put 100 MB": lambda: each(lambda: put(100), 3),
-            "get 100 MB": lambda: each(lambda: get(100), 20),
-            "actor call with a 1 MB ref": lambda: each(lambda: call(kept[1].name), 50),
-            "actor call with a 100 MB ref": lambda: each(lambda: call(kept[100].name), 50),
+            "put 1 MB": lambda: each(lambda: put(1)),
+            "get 1 MB": lambda: each(lambda: get(1)),
+            "put 100 MB": lambda: each(lambda: put(100)),
+            "get 100 MB": lambda: each(lambda: get(100)),
+            "actor call with a 1 MB ref": lambda: each(lambda: call(kept[1].name)),
+            "actor call with a 100 MB ref": lambda: each(lambda: call(kept[100].name)),
         }
 
 
@@ -239,10 +248,10 @@ def serve(impl, orders):
     while True:
         order = orders.recv()
         if order == "start":
-            orders.send(each(subject.start, 1))
+            orders.send(once(subject.start))
         elif order == "stop":
             cases = {}
-            orders.send(each(subject.stop, 1))
+            orders.send(once(subject.stop))
         elif order == "end":
             return
         else:

@@ -31,7 +31,7 @@ class World:
         self.transfers = Transfers(
             self.objects,
             machine_of=self.arenas.machine_of,
-            is_alone=lambda: self.machines.is_one,
+            machines=self.machines,
             fetch=lambda *fields: self.fetches.append(fields),
             keep=lambda block: self.arenas.retain(self.value(block)),
             free=lambda block: self.arenas.release(self.value(block)),

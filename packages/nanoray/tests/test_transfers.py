@@ -5,7 +5,10 @@ import pickle
 import pytest
 
 from nanorlhf.nanoray.errors import ObjectLostError
+from nanorlhf.nanoray.hub import describe_machine
+from nanorlhf.nanoray.machines import Machines
 from nanorlhf.nanoray.objects import Objects
+from nanorlhf.nanoray.resources import UNIT, Pool
 from nanorlhf.nanoray.transfers import Transfers
 from nanorlhf.nanoray.value import Block, Value
 
@@ -18,10 +21,14 @@ class World:
     def __init__(self):
         self.objects = Objects()
         self.fetches, self.kept, self.freed, self.told = [], [], [], []
+        pool = Pool({"CPU": UNIT})
+        machines = Machines(describe_machine(pool), pool.totals)
+        for daemon in range(1, 10):
+            machines.add(daemon, describe_machine(pool), pool.totals)
         self.transfers = Transfers(
             self.objects,
             machine_of=lambda arena: arena // 10,
-            is_alone=lambda: False,
+            machines=machines,
             fetch=lambda *fields: self.fetches.append(fields),
             keep=self.kept.append,
             free=self.freed.append,

@@ -215,7 +215,10 @@ def get(refs: ObjectRef | Sequence[ObjectRef], *, timeout: float | None = None) 
         GetTimeoutError: Time is up; the work goes on.
     """
     if isinstance(refs, ObjectRef):
-        return current().get(_ids((refs,)), timeout=_checked(timeout))[0]
+        backend = current()
+        if not refs.belongs_to(backend.holds):
+            _refuse((refs,), backend.holds)
+        return backend.get([refs.id], timeout=_checked(timeout))[0]
     ids = _ids(refs)
     return current().get(ids, timeout=_checked(timeout)) if ids else []
 

@@ -255,7 +255,7 @@ class Calls:
         self._forget(call)
 
     def _watch_arguments(self, call: Call, on_ready: Callable[[Call], None]) -> None:
-        entries = [self._objects.get(object_id) for object_id in set(call.own.deps)]
+        entries = map(self._objects.get, set(call.own.deps))
         missing = [entry for entry in entries if entry is not None and entry.value is None]
         if not missing:
             return
@@ -274,11 +274,8 @@ class Calls:
         entry = self._objects.get(object_id)
         assert entry is not None, "arguments are pinned"
         assert entry.value is not None, "arguments are ready"
-        value = entry.value
-        if not self._transfers.is_alone:
-            here = self._transfers.on(worker.key.machine, object_id, value)
-            assert here is not None, "arguments have been brought here"
-            value = here
+        value = self._transfers.on(worker.key.machine, object_id, entry.value)
+        assert value is not None, "arguments have been brought here"
         if value.block is not None:
             self._objects.touch(object_id)
             self._arenas.ship(worker.id, value)

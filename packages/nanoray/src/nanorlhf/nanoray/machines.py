@@ -62,19 +62,17 @@ class Machines:
     def __init__(self, about: About, totals: Mapping[str, int]) -> None:
         self._machines = {0: Machine(0, about, 0, totals)}
         self._where: dict[int, int] = {}
+        self.is_one = True
+        """Whether there has never been a second machine, so that nothing is ever away."""
 
     def __getitem__(self, number: int) -> Machine:
         return self._machines[number]
-
-    @property
-    def is_one(self) -> bool:
-        """Whether there has never been a second machine."""
-        return len(self._machines) == 1
 
     def add(self, process: int, about: About, totals: Mapping[str, int]) -> int:
         """Add a machine whose daemon is ``process``; return its number."""
         number = len(self._machines)
         self._machines[number] = Machine(number, about, process, totals)
+        self.is_one = False
         self.place(process, number)
         return number
 

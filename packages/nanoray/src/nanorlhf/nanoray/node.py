@@ -111,7 +111,7 @@ class Node:
         self.transfers = Transfers(
             self.objects,
             machine_of=self.arenas.machine_of,
-            is_alone=lambda: self.machines.is_one,
+            machines=self.machines,
             fetch=rim.fetch,
             keep=lambda block: self.arenas.retain(_bare(block)),
             free=lambda block: self.arenas.release(_bare(block)),

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from .errors import ObjectLostError
+from .machines import Machines
 from .objects import Entry, Objects
 from .value import Block, Value, error_value
 
@@ -30,7 +31,7 @@ class Transfers:
     Args:
         objects: The object table.
         machine_of: Returns the machine of an arena.
-        is_alone: Returns whether there has never been a second machine.
+        machines: The table of machines: while there is one, nothing is looked up.
         fetch: Called as ``fetch(number, source, target, block)`` to have machine ``target`` copy a
             block of machine ``source``; ``fetched`` or ``failed`` of that number follows.
         keep: Called with the block of a new copy.
@@ -42,12 +43,12 @@ class Transfers:
         objects: Objects,
         *,
         machine_of: Callable[[int], int],
-        is_alone: Callable[[], bool],
+        machines: Machines,
         fetch: Callable[[int, int, int, Block], None],
         keep: Callable[[Block], None],
         free: Callable[[Block], None],
     ) -> None:
-        self._objects, self._machine_of, self._is_alone = objects, machine_of, is_alone
+        self._objects, self._machine_of, self._machines = objects, machine_of, machines
         self._fetch, self._keep, self._free = fetch, keep, free
         self._copies: dict[int, dict[int, Block]] = {}
         self._fetches: dict[int, _Fetch] = {}
@@ -55,24 +56,21 @@ class Transfers:
         """(object, target machine) -> number of the fetch."""
         self._count = 0
 
-    @property
-    def is_alone(self) -> bool:
-        """Whether there has never been a second machine, so that nothing is ever away."""
-        return self._is_alone()
-
     def on(self, machine: int, object_id: int, value: Value) -> Value | None:
         """Return the object's value as processes of ``machine`` read it, None if it is not there.
 
         ``value`` is what the object table says.
         """
-        if value.block is None or self._machine_of(value.block[0]) == machine:
+        if self._machines.is_one or value.block is None:
+            return value
+        if self._machine_of(value.block[0]) == machine:
             return value
         block = self._copies.get(object_id, {}).get(machine)
         return None if block is None else value._replace(block=_plain(block))
 
     def are_away(self, machine: int, object_ids: Iterable[int]) -> bool:
         """Return whether one of these ready objects must first be brought to a machine."""
-        if self._is_alone():
+        if self._machines.is_one:
             return False
         return any(self._is_away(machine, object_id) for object_id in object_ids)
 
