@@ -35,9 +35,10 @@ from .zstd import Compression, Compressor
 
 ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
-SLAB_BYTES = 2 << 20
+SLAB_BYTES = 1 << 20
 """Bytes written at a time, up to multiples of it in the file, so that the page cache takes them as
-large pages. Half a megabyte is a tenth slower; with four a write has been seen to stall."""
+large pages. With half of it the calls cost a little; with twice as much some writes took four times
+as long in a virtual machine, where the largest pages are not always at hand."""
 MAX_PARTS = os.sysconf("SC_IOV_MAX")
 """Parts that one call writes."""
 ZEROS = memoryview(bytes(64))
