@@ -36,11 +36,9 @@ from .zstd import Compression, Compressor
 ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
 SLAB_BYTES = 1 << 20
-"""Bytes written at a time, up to multiples of it in the file, so that the page cache takes them as
-large pages. With half of it the calls cost a little; with twice as much some writes took four times
-as long in a virtual machine, where the largest pages are not always at hand."""
-MAX_PARTS = os.sysconf("SC_IOV_MAX")
-"""Parts that one call writes."""
+"""Bytes written at a time. With half of it the calls cost a little. With twice as much, or up to
+multiples of it in the file, the page cache takes larger pages, and where a virtual machine has
+given those back to its host a map or a write has been seen to take two to four times as long."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -82,27 +80,14 @@ class Sink:
         start, size = self._at, _size(data)
         gap = padding(size)
         self._at += size + gap
-        room = SLAB_BYTES - start % SLAB_BYTES
-        parts: list[memoryview] = []
         for left in (*data, ZEROS[:gap]):
-            while len(left) >= room:
-                self._write([*parts, left[:room]])
-                parts, left, room = [], left[room:], SLAB_BYTES
-            parts.append(left)
-            room -= len(left)
-        self._write(parts)
+            for at in range(0, len(left), SLAB_BYTES):
+                self._write(left[at : at + SLAB_BYTES])
         return start
 
-    def _write(self, parts: list[memoryview]) -> None:
-        """Write parts one after the other, some at a time, as a kernel takes no more."""
-        for at in range(0, len(parts), MAX_PARTS):
-            left = [part for part in parts[at : at + MAX_PARTS] if len(part)]
-            while left:
-                done = os.writev(self._file, left)
-                while left and done >= len(left[0]):
-                    done -= len(left.pop(0))
-                if left:
-                    left[0] = left[0][done:]
+    def _write(self, left: memoryview) -> None:
+        while left:
+            left = left[os.write(self._file, left) :]
 
     def add(self, tables: Sequence[Structs]) -> None:
         """Append a chunk of rows, given as tables of one type to be put end to end."""
