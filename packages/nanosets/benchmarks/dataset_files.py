@@ -3,6 +3,7 @@
 import gc
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -121,10 +122,15 @@ def write_all(results, table, folder):
 
 
 def written(results, case, writers, paths, repeats):
-    """Time writers in turn, so that all of them meet the machine in the same moods."""
+    """Time writers in turn, so that all of them meet the machine in the same moods.
+
+    In an order drawn anew for each turn: memory that one has freed is taken by the next.
+    """
     times = {impl: [] for impl in writers}
+    rng = random.Random(SEED)
     for _ in range(repeats):
-        for impl, (key, write) in writers.items():
+        for impl in rng.sample(list(writers), len(writers)):
+            key, write = writers[impl]
             removed(paths[key])
             settle()
             start = time.perf_counter()

@@ -1,7 +1,7 @@
 """Checksums of buffers."""
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from functools import reduce
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -44,7 +44,7 @@ def function_of(name: Checksum) -> Callable[[Any], int]:
     return lambda data: _signed(digest(data))
 
 
-def crc32_of(pieces: Sequence[memoryview]) -> int:
+def crc32_of(pieces: Iterable[memoryview]) -> int:
     """Return the crc32 of bytes that lie in pieces.
 
     >>> crc32_of([memoryview(b"na"), memoryview(b"no")]) == function_of("crc32")(b"nano")
@@ -53,20 +53,20 @@ def crc32_of(pieces: Sequence[memoryview]) -> int:
     return reduce(lambda found, piece: zlib.crc32(piece, found), pieces, 0)
 
 
-class Xxh3:
-    """The xxh3_64 of bytes that come piece by piece."""
+def xxh3_of(pieces: Iterable[memoryview]) -> int:
+    """Return the xxh3_64 of bytes that lie in pieces, as a signed 64-bit integer."""
+    import xxhash
 
-    def __init__(self) -> None:
-        import xxhash
+    state = xxhash.xxh3_64()
+    for piece in pieces:
+        state.update(piece)
+    return _signed(state.intdigest())
 
-        self._state = xxhash.xxh3_64()
-        self.update: Callable[[Any], None] = self._state.update
-        """Takes the next bytes."""
 
-    @property
-    def value(self) -> int:
-        """The checksum of what came so far, as a signed 64-bit integer."""
-        return _signed(self._state.intdigest())
+OF_PIECES: dict[Checksum, Callable[[Iterable[memoryview]], int]] = {
+    "crc32": crc32_of,
+    "xxh3_64": xxh3_of,
+}
 
 
 def _signed(found: int) -> int:

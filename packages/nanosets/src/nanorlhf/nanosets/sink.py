@@ -1,9 +1,7 @@
 """The bytes of a ``.nano`` file being written, in the order of the file.
 
-A buffer is read from memory once, for its checksum and the write. xxh3_64 takes a small part of
-the time of the write, so it runs over some bytes just before they are written, which then lie in
-the processor's cache. crc32 takes as long as the write, so another thread computes it meanwhile:
-both leave Python to itself. zstd runs before either.
+While a buffer is written another thread computes its checksum: both leave Python to itself. zstd
+runs before either.
 """
 
 import os
@@ -16,7 +14,7 @@ from typing import Any, NamedTuple, cast
 import numpy as np
 
 from .arrays import Array, Numbers
-from .checksum import Checksum, Xxh3, crc32_of, function_of
+from .checksum import OF_PIECES, Checksum, function_of
 from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
@@ -37,8 +35,10 @@ from .zstd import Compression, Compressor
 
 ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
-SLAB_BYTES = 512 << 10
-"""Bytes written at a time, which a fast cache holds."""
+SLAB_BYTES = 1 << 20
+"""Bytes written at a time. With half of it the calls cost a little. With twice as much, or up to
+multiples of it in the file, the page cache takes larger pages, and where a virtual machine has
+given those back to its host a map or a write has been seen to take two to four times as long."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -75,35 +75,19 @@ class Sink:
         self._aside = ThreadPoolExecutor(1)
         self._syncs = sync
 
-    def _put(self, *data: memoryview, look: Callable[[memoryview], object] | None = None) -> int:
-        """Write pieces of a buffer end to end, and its padding; return its offset.
-
-        Args:
-            data: Bytes.
-            look: Called with some bytes at a time before they are written.
-        """
+    def _put(self, *data: memoryview) -> int:
+        """Write pieces of a buffer end to end, and its padding; return its offset."""
         start, size = self._at, _size(data)
         gap = padding(size)
         self._at += size + gap
-        for piece in data:
-            rest = len(piece) % SLAB_BYTES
-            for at in range(0, len(piece) - rest, SLAB_BYTES):
-                self._write([piece[at : at + SLAB_BYTES]], look)
-            self._write(
-                [piece[len(piece) - rest :], ZEROS[: gap if piece is data[-1] else 0]], look
-            )
+        for left in (*data, ZEROS[:gap]):
+            for at in range(0, len(left), SLAB_BYTES):
+                self._write(left[at : at + SLAB_BYTES])
         return start
 
-    def _write(self, left: list[memoryview], look: Callable[[memoryview], object] | None) -> None:
-        if look is not None:
-            look(left[0])
-        left = [part for part in left if len(part)]
+    def _write(self, left: memoryview) -> None:
         while left:
-            done = os.writev(self._file, left)
-            while left and done >= len(left[0]):
-                done -= len(left.pop(0))
-            if left:
-                left[0] = left[0][done:]
+            left = left[os.write(self._file, left) :]
 
     def add(self, tables: Sequence[Structs]) -> None:
         """Append a chunk of rows, given as tables of one type to be put end to end."""
@@ -141,11 +125,8 @@ class Sink:
         """Write a buffer; return its offset, and what returns its checksum when it is there."""
         if _size(data) < ASIDE_BYTES:
             return self._put(*data), partial(int, self._checksum(b"".join(data)))
-        if self._encoding.checksum == "crc32":
-            aside = self._aside.submit(crc32_of, data)
-            return self._put(*data), aside.result
-        seen = Xxh3()
-        return self._put(*data, look=seen.update), lambda: seen.value
+        aside = self._aside.submit(OF_PIECES[self._encoding.checksum], data)
+        return self._put(*data), aside.result
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
         """Write what comes after the chunks, and wait for the disk."""
