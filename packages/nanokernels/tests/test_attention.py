@@ -1,3 +1,5 @@
+"""The forward of attention; the file is long because each mask meets each layout and device."""
+
 import math
 
 import pytest

@@ -9,6 +9,8 @@ after others had the processors. Where Ray is not installed its rows are left ou
 
 The floors: of a call, a round trip over ``multiprocessing.Pipe``; of tasks, a process pool;
 of objects, a copy into and an attach to ``multiprocessing.shared_memory``.
+
+The file is long because each implementation's process runs this same file.
 """
 
 import argparse

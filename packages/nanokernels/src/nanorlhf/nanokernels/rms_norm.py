@@ -20,6 +20,9 @@ the next block adds to it. Its own gradient ``ds`` is added to ``dx``, which goe
 Nothing but the inputs (or ``s``) is saved: ``r`` is summed again from the row that the backward has
 to read anyway. Sums are float32, in an order that the number of rows does not change within a row.
 Memory bound: 2 N elements move per row forward and 3 N backward, 4 N each with a residual.
+
+The file is long because an operator's reference, kernels, registration and what tunes it stand
+together, here of two operators that share their kernels.
 """
 
 from collections.abc import Callable, Iterator

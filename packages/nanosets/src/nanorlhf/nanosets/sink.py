@@ -37,8 +37,8 @@ ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
 SLAB_BYTES = 1 << 20
 """Bytes written at a time. With half of it the calls cost a little. With twice as much, or up to
-multiples of it in the file, the page cache takes larger pages, and where a virtual machine has
-given those back to its host a map or a write has been seen to take two to four times as long."""
+multiples of it in the file, the page cache takes larger pages: where a virtual machine had given
+those back to its host, a write took twice as long and a map a third longer."""
 ZEROS = memoryview(bytes(64))
 
 
