@@ -35,7 +35,7 @@ from .zstd import Compression, Compressor
 
 ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
-SLAB_BYTES = 1 << 20
+SLAB_BYTES = 256 << 10
 """Bytes written at a time. With half of it the calls cost a little. With twice as much, or up to
 multiples of it in the file, the page cache takes larger pages: where a virtual machine had given
 those back to its host, a write took twice as long and a map a third longer."""

@@ -5,8 +5,8 @@ can import, workers are *fresh*: forks of an interpreter that has done nothing b
 package (see ``zygote``), which inherit no locks and no threads; columns in memory are written to a
 temporary file that all of them map. Else (a lambda, a closure, a function of ``__main__``) workers
 are *forks* of this process, which have everything already; where the system has no fork, such a
-function is an error. A worker sends a message for every range it has done and one at the end; the
-end of its pipe without that is its death, so nothing can hang.
+function is an error. A worker counts the ranges that it has done where all can see it and sends one
+message at the end; the end of its pipe without that is its death, so nothing can hang.
 """
 
 import gc
@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .blocks import Range
 from .errors import WorkerError
+from .tally import Tally
 from .zygote import forked, serve
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ class Share(NamedTuple):
 Done = Callable[[Range], object]
 """What a job calls after each of its ranges."""
 Job = Callable[[Share, Done], Any]
+LOOK_S = 0.1
+"""Seconds between two looks at how far the workers are."""
 
 
 class Result(NamedTuple):
@@ -76,12 +79,19 @@ class Worker:
     process: Process
     pipe: "Connection"
     share: Share
-    done: int = 0
-    """Ranges done so far."""
+    tally: Callable[[], int]
+    """Returns how many of its ranges are done."""
+    seen: int = 0
+    """Ranges that were known to be done at the last look."""
     result: Result | None = None
 
-    def hear(self) -> Range | None:
-        """Take one message; return the range that it reports as done, None at the end.
+    def look(self) -> list[Range]:
+        """Return the ranges that were done since the last look."""
+        before, self.seen = self.seen, self.tally()
+        return self.share.ranges[before : self.seen]
+
+    def hear(self) -> None:
+        """Take its only message.
 
         Raises:
             WorkerError: The job raised, or the process died.
@@ -94,17 +104,13 @@ class Worker:
         if isinstance(message, Failure):
             cause = None if message.error is None else pickle.loads(message.error)
             raise WorkerError(self._where(), message.summary) from cause
-        if isinstance(message, Result):
-            self.result = message
-            return None
-        self.done += 1
-        return self.share.ranges[self.done - 1]
+        self.result = message
 
     def _where(self) -> Range:
-        """Return the range that it was at."""
-        ranges = self.share.ranges
-        if self.done < len(ranges):
-            return ranges[self.done]
+        """Return the range that it is at."""
+        ranges, done = self.share.ranges, self.tally()
+        if done < len(ranges):
+            return ranges[done]
         return Range(ranges[0].start, ranges[-1].stop)
 
 
@@ -139,7 +145,7 @@ def run(job: Job, dealt: Sequence[Share], *, fresh: bool, done: Done) -> list[An
         job: Called with a share and what it calls after each range.
         dealt: The shares, none of them empty.
         fresh: Start fresh interpreters rather than forks.
-        done: Called here after each range of any worker.
+        done: Called here for each range that any worker has done.
 
     Raises:
         ValueError: A fork is needed, and this system has none.
@@ -152,13 +158,15 @@ def run(job: Job, dealt: Sequence[Share], *, fresh: bool, done: Done) -> list[An
             "num_proc needs a function that another process can import, since this system has no "
             "fork; define it at the top of a module other than __main__"
         )
-    path = os.path.join(os.path.dirname(dealt[0].part), "job.pickle")
+    folder = os.path.dirname(dealt[0].part)
+    tally = Tally.create(_tally_in(folder), len(dealt))
     workers: list[Worker] = []
     try:
         if fresh:
-            _write(path, job, dealt)
+            _write(folder, job, dealt)
         for index, share in enumerate(dealt):
-            workers.append(_fresh(path, share, index) if fresh else _forked(job, share))
+            start = partial(_fresh, folder) if fresh else partial(_forked, job, share, tally)
+            workers.append(Worker(*start(index), share, partial(tally.of, index)))
         _hear_all(workers, done)
         return [worker.result.value for worker in workers if worker.result is not None]
     finally:
@@ -167,8 +175,17 @@ def run(job: Job, dealt: Sequence[Share], *, fresh: bool, done: Done) -> list[An
                 worker.process.kill()
             worker.process.join()
             worker.pipe.close()
+        os.unlink(_tally_in(folder))
         if fresh:
-            os.unlink(path)
+            os.unlink(_job_in(folder))
+
+
+def _tally_in(folder: str) -> str:
+    return os.path.join(folder, "tally")
+
+
+def _job_in(folder: str) -> str:
+    return os.path.join(folder, "job.pickle")
 
 
 def _hear_all(workers: Sequence[Worker], done: Done) -> None:
@@ -176,12 +193,11 @@ def _hear_all(workers: Sequence[Worker], done: Done) -> None:
 
     busy = {worker.pipe: worker for worker in workers}
     while busy:
-        for pipe in wait(list(busy)):
+        for pipe in wait(list(busy), timeout=LOOK_S):
             assert isinstance(pipe, Connection)
-            rows = busy[pipe].hear()
-            if rows is None:
-                del busy[pipe]
-            else:
+            busy.pop(pipe).hear()
+        for worker in workers:
+            for rows in worker.look():
                 done(rows)
 
 
@@ -192,31 +208,31 @@ def _death(exitcode: int | None) -> str:
     return f"the worker died of {how}; if memory ran out, ask for a lower num_proc or batch_size"
 
 
-def _forked(job: Job, share: Share) -> Worker:
+def _forked(job: Job, share: Share, tally: Tally, index: int) -> "tuple[Process, Connection]":
     from multiprocessing import get_context
     from multiprocessing.connection import Pipe
 
     here, there = Pipe(duplex=False)
     process = get_context("fork").Process(
-        target=_serve, args=(job, share, there, here), daemon=True
+        target=_serve, args=(job, share, partial(tally.add, index), there, here), daemon=True
     )
     process.start()
     # The pipe ends with its worker only if nobody else, later workers included, holds that end.
     there.close()
-    return Worker(process, here, share)
+    return process, here
 
 
-def _fresh(path: str, share: Share, index: int) -> Worker:
+def _fresh(folder: str, index: int) -> "tuple[Process, Connection]":
     from multiprocessing.connection import Pipe
 
     here, there = Pipe(duplex=False)
-    process = forked([path, str(index)], there.fileno())
+    process = forked([_job_in(folder), str(index)], there.fileno())
     there.close()
-    return Worker(process, here, share)
+    return process, here
 
 
-def _write(path: str, job: Job, dealt: Sequence[Share]) -> None:
-    with open(path, "wb") as handle:
+def _write(folder: str, job: Job, dealt: Sequence[Share]) -> None:
+    with open(_job_in(folder), "wb") as handle:
         # The shares come first: a worker whose job cannot be loaded can still say so.
         pickle.dump(list(dealt), handle)
         pickle.dump(job, handle)
@@ -233,16 +249,21 @@ def _work(arguments: Sequence[str], number: int) -> None:
     """Do one share of a job that the parent process wrote to a file."""
     from multiprocessing.connection import Connection
 
-    path, index = arguments
+    path, index = arguments[0], int(arguments[1])
     sys.argv[1:] = arguments
     pipe = Connection(number, readable=False)
+    tally = Tally(_tally_in(os.path.dirname(path)))
     with open(path, "rb") as handle:
-        share = pickle.load(handle)[int(index)]
-        _serve(lambda *args: pickle.load(handle)(*args), share, pipe)
+        share = pickle.load(handle)[index]
+        _serve(lambda *args: pickle.load(handle)(*args), share, partial(tally.add, index), pipe)
 
 
 def _serve(
-    job: Job, share: Share, pipe: "Connection", other_end: "Connection | None" = None
+    job: Job,
+    share: Share,
+    count: Callable[[], None],
+    pipe: "Connection",
+    other_end: "Connection | None" = None,
 ) -> None:
     """Do a share in this process, and say so."""
     if other_end is not None:  # a fork
@@ -250,7 +271,7 @@ def _serve(
         gc.freeze()  # a collection that looked through what the parent made would copy it all
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent gets it too, and ends its workers
     try:
-        result = job(share, lambda rows: pipe.send(None))
+        result = job(share, lambda rows: count())
         pipe.send(Result(result))
     except Exception as error:  # noqa: BLE001 - a process boundary, which passes it on
         pipe.send(Failure(_summary(error), _pickled(error)))
