@@ -8,7 +8,8 @@ from nanorlhf.nanosets import CorruptFileError, Writer
 from nanorlhf.nanosets.checksum import chosen, function_of
 from nanorlhf.nanosets.column import Column
 from nanorlhf.nanosets.reader import File
-from nanorlhf.nanosets.sink import ASIDE_BYTES, SLAB_BYTES
+from nanorlhf.nanosets.sink import ASIDE_BYTES
+from nanorlhf.nanosets.slabs import SLAB_BYTES
 
 
 def test_auto_is_the_fastest_that_is_installed(monkeypatch):

@@ -92,7 +92,7 @@ class Appended(Sink):
         ours, there = os.fstat(self._file), os.stat(self.path)
         if (ours.st_dev, ours.st_ino) != (there.st_dev, there.st_ino):
             raise OSError(f"{self.path} was replaced while rows were appended to it; append again")
-        self._commit(self._at)
+        self._commit(self._slabs.at)
         self.close()
 
     def discard(self) -> None:

@@ -30,15 +30,12 @@ from .format import (
 )
 from .nested import Lists, Structs
 from .pieces import Pieces, buffers_of
+from .slabs import Slabs
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
 ASIDE_BYTES = 64 << 10
 """Size from which a buffer's checksum is worth more than one call beside the write."""
-SLAB_BYTES = 256 << 10
-"""Bytes written at a time. With half of it the calls cost a little. With twice as much, or up to
-multiples of it in the file, the page cache takes larger pages: where a virtual machine had given
-those back to its host, a write took twice as long and a map a third longer."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -66,7 +63,7 @@ class Sink:
         self.path = path
         self.rows = 0
         self._file = file
-        self._at = at
+        self._slabs = Slabs(file, at)
         self._encoding = encoding
         self._checksum = function_of(encoding.checksum)
         self._compressor = None if encoding.compression is None else Compressor()
@@ -77,17 +74,10 @@ class Sink:
 
     def _put(self, *data: memoryview) -> int:
         """Write pieces of a buffer end to end, and its padding; return its offset."""
-        start, size = self._at, _size(data)
-        gap = padding(size)
-        self._at += size + gap
-        for left in (*data, ZEROS[:gap]):
-            for at in range(0, len(left), SLAB_BYTES):
-                self._write(left[at : at + SLAB_BYTES])
+        start = self._slabs.at
+        for piece in (*data, ZEROS[: padding(_size(data))]):
+            self._slabs.put(piece)
         return start
-
-    def _write(self, left: memoryview) -> None:
-        while left:
-            left = left[os.write(self._file, left) :]
 
     def add(self, tables: Sequence[Structs]) -> None:
         """Append a chunk of rows, given as tables of one type to be put end to end."""
@@ -119,6 +109,7 @@ class Sink:
                 stored = [self._compressor.shrink(np.concatenate(data))]
             at, checksum = self._put_checked([piece.data for piece in stored])
             slots.append(((at, _size(stored), ABSENT, _size(data))[:width], checksum))
+        self._slabs.flush()
         return [(*slot[:2], checksum(), *slot[3:]) for slot, checksum in slots]
 
     def _put_checked(self, data: Sequence[memoryview]) -> tuple[int, Callable[[], int]]:
@@ -139,8 +130,9 @@ class Sink:
         raw = encode_footer(footer, f"nanosets {_version()}")
         start = self._put(memoryview(raw))
         crcs = zlib.crc32(raw), zlib.crc32(directory.data)
-        trailer = Trailer(start, len(raw), self._at + TRAILER.size, *crcs)
+        trailer = Trailer(start, len(raw), self._slabs.at + TRAILER.size, *crcs)
         self._put(memoryview(encode_trailer(trailer)))
+        self._slabs.finish()
         self.sync()
 
     def sync(self) -> None:

@@ -1,5 +1,6 @@
 """One array of numpy, or of a library that numpy understands, as a flat array of ours."""
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -43,7 +44,14 @@ def flat_array(array: NDArray[Any], field: str) -> Array:
         return Bfloats(BFLOAT16, np.ascontiguousarray(array).view("<u2"))
     if array.dtype.kind == "M":
         return times_of_array(array, field)
-    if array.dtype.name not in ("float128", "float96", "longdouble"):
-        dtype = Number(array.dtype.name)
-        return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
-    raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")
+    dtype = _number(array.dtype)
+    if dtype is None:
+        raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")
+    return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
+
+
+@lru_cache(maxsize=64)
+def _number(dtype: np.dtype[Any]) -> Number | None:
+    """Return the type of numbers of a numpy dtype, None for one wider than ours."""
+    name = dtype.name  # which takes numpy 5 us
+    return None if name in ("float128", "float96", "longdouble") else Number(name)

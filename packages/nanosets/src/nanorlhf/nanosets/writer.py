@@ -227,6 +227,8 @@ class Writer:
 
     def _widen(self, schema: Schema) -> None:
         old, self._schema = self._schema, schema
+        if schema.struct is old.struct:
+            return
         _check_depth(schema)
         assert self._sink is not None
         if schema == old or not self._sink.rows:
