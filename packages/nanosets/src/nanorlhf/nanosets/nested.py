@@ -5,7 +5,7 @@ An offset counts from the start of its own chunk's child, so the range of elemen
 """
 
 from collections.abc import Iterator
-from itertools import pairwise
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -152,24 +152,17 @@ class Text(Bytes):
     def stretch(self, chunk: int, start: int, stop: int) -> list[Any]:
         """Return strings and None.
 
-        Where bytes are characters, to cut one long string is twice as fast as to decode each.
+        To read bytes off a file in memory takes half as long as to cut them out.
         """
         at, base = self.starts[chunk], self.child.starts[chunk]
         edges = self.edges[at + start : at + stop + 1]
-        low, high = int(edges[0]), int(edges[-1])
-        data = self.child.values.data[base + low : base + high]
-        ends = (edges - low).tolist()
-        try:
-            text = str(data, "ascii")
-        except UnicodeDecodeError:
-            if self.valid is not None:  # what lies under a null need not be UTF-8
-                return super().stretch(chunk, start, stop)
-            raw = data.tobytes()
-            return [raw[a:b].decode() for a, b in pairwise(ends)]
-        found: list[Any] = [text[a:b] for a, b in pairwise(ends)]
-        return (
-            found if self.valid is None else self._with_nulls(found, chunk, np.arange(start, stop))
-        )
+        data = self.child.values.data[base + int(edges[0]) : base + int(edges[-1])]
+        each = map(BytesIO(data).read, (edges[1:] - edges[:-1]).tolist())
+        if self.valid is None:
+            return list(map(bytes.decode, each))
+        # What lies under a null need not be UTF-8.
+        mask = self.valid.run(chunk, start, stop).tolist()
+        return [raw.decode() if full else None for raw, full in zip(each, mask, strict=True)]
 
     def decode(self, data: memoryview) -> str:
         """Return one string."""

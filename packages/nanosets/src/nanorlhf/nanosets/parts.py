@@ -16,8 +16,9 @@ from .types import DType, unify
 from .workers import Done, Share
 from .writer import Writer
 
-PART_CHUNK_ROWS = 8192
-"""Rows of a chunk of a part at most: a few MiB, which the processor's cache still holds."""
+PART_CHUNK_ROWS = 4096
+"""Rows of a chunk of a part at most: few MiB, which the processor's cache still holds when they are
+written, and the C library keeps for the next chunk instead of giving them back to the system."""
 
 
 def folder_for(output: str | Path | None) -> str:

@@ -8,13 +8,13 @@ import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from .arrays import Array, Numbers
-from .checksum import OF_PIECES, Checksum, function_of
+from .checksum import OF_PIECES, Checksum
 from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
@@ -34,8 +34,8 @@ from .slabs import Slabs
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
-ASIDE_BYTES = 64 << 10
-"""Size from which a buffer's checksum is worth more than one call beside the write."""
+ASIDE_BYTES: dict[Checksum, int] = {"crc32": 512 << 10, "xxh3_64": 4 << 20}
+"""Bytes of a buffer from which its checksum takes longer than to hand it to another thread."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -65,7 +65,6 @@ class Sink:
         self._file = file
         self._slabs = Slabs(file, at)
         self._encoding = encoding
-        self._checksum = function_of(encoding.checksum)
         self._compressor = None if encoding.compression is None else Compressor()
         self._entries: list[Any] = []
         self._vocabularies: list[Vocabulary] = []
@@ -114,9 +113,11 @@ class Sink:
 
     def _put_checked(self, data: Sequence[memoryview]) -> tuple[int, Callable[[], int]]:
         """Write a buffer; return its offset, and what returns its checksum when it is there."""
-        if _size(data) < ASIDE_BYTES:
-            return self._put(*data), partial(int, self._checksum(b"".join(data)))
-        aside = self._aside.submit(OF_PIECES[self._encoding.checksum], data)
+        kind = self._encoding.checksum
+        if _size(data) < ASIDE_BYTES[kind]:
+            found = OF_PIECES[kind](data)
+            return self._put(*data), lambda: found
+        aside = self._aside.submit(OF_PIECES[kind], data)
         return self._put(*data), aside.result
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:

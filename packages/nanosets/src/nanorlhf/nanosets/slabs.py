@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache
 
-SLAB_BYTES = 512 << 10
+SLAB_BYTES = 256 << 10
 """Bytes of a slab. With twice as much the page cache takes pages so large that a virtual machine
 may have given their memory back to its host: a write then takes four times as long."""
 AHEAD_BYTES = 16 << 20
