@@ -13,7 +13,8 @@ import time
 import numpy as np
 
 LENGTH, SEED = 200, 0
-WARM_BYTES = 1 << 30
+REST_S = 2.5
+TOUCHED_BYTES = 1 << 30
 """What one repeat takes at most: the file, and some."""
 
 ARROW_BATCHES = {"1k-row batches": 1_000, "10k-row batches": 10_000, "a single batch": None}
@@ -146,13 +147,14 @@ def written(results, case, writers, paths, repeats):
 def settle():
     """Let the machine come to rest, so that nobody pays for what others left behind.
 
-    That is garbage, dirty pages, and memory that a virtual machine gave back to its host when it
-    was free for some seconds: whoever takes it next waits for the host.
+    That is garbage, dirty pages, and memory that was let go: a virtual machine gives it back to its
+    host, is slow while it does, and slow again when it takes it back.
     """
     gc.collect()
     os.sync()
-    with mmap.mmap(-1, WARM_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
-        np.ndarray(WARM_BYTES, np.uint8, taken)[:: mmap.PAGESIZE] = 1
+    time.sleep(REST_S)
+    with mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
+        np.ndarray(TOUCHED_BYTES, np.uint8, taken)[:: mmap.PAGESIZE] = 1
 
 
 def removed(path):

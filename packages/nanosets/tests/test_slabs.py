@@ -43,29 +43,26 @@ def test_pieces_of_any_size_lie_end_to_end(file):
 
 def test_writes_begin_and_end_at_multiples_of_a_slab(file, monkeypatch):
     ends = [0]
-    write = os.writev
+    write = os.pwritev
 
-    def writev(descriptor, pieces):
+    def pwritev(descriptor, pieces, at):
         ends.append(ends[-1] + sum(map(len, pieces)))
-        return write(descriptor, pieces)
+        return write(descriptor, pieces, at)
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, "pwritev", pwritev)
     put_all(file, [bytes(64), bytes(3 * SLAB_BYTES), bytes(100), bytes(SLAB_BYTES)])
     assert [end % SLAB_BYTES for end in ends] == [0, 0, 0, 0, 0, 164]
 
 
 def test_a_write_cut_short_is_taken_up_where_it_ended(file, monkeypatch):
-    write = os.writev
+    write = os.pwritev
 
-    def writev(descriptor, pieces):  # one byte over, so that it ends within pieces and between them
-        first = (
-            [pieces[0], pieces[1][:1]]
-            if len(pieces) > 1
-            else [pieces[0][: len(pieces[0]) // 2 + 1]]
-        )
-        return write(descriptor, first)
+    def pwritev(descriptor, pieces, at):
+        """Write half of the first piece, or the first and a byte of the next."""
+        some = pieces[0][: len(pieces[0]) // 2 + 1]
+        return write(descriptor, [pieces[0], pieces[1][:1]] if len(pieces) > 1 else [some], at)
 
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, "pwritev", pwritev)
     pieces = [random.Random(i).randbytes(i * 7 % 23) for i in range(200)]
     put_all(file, pieces)
     assert contents(file) == b"".join(pieces)
@@ -86,7 +83,7 @@ def test_bytes_are_the_same_where_no_room_can_be_set_aside(file, monkeypatch):
 
 
 def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
-    def writev(descriptor, pieces):
+    def pwritev(descriptor, pieces, at):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     path = tmp_path / "a.nano"
@@ -94,7 +91,7 @@ def test_a_full_disk_is_an_error_and_leaves_the_old_file(tmp_path, monkeypatch):
         writer.write({"x": 1})
     writer = Writer(path)
     writer.write({"x": 2})
-    monkeypatch.setattr(os, "writev", writev)
+    monkeypatch.setattr(os, "pwritev", pwritev)
     with pytest.raises(OSError, match="No space left"):
         writer.close()
     assert load_from_disk(path)["x"][:] == [1]

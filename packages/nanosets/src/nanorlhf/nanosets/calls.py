@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,6 +20,7 @@ from .formats import transposed
 from .gather import Ragged
 from .lazy import LazyBatch, LazyRow
 from .nested import Structs
+from .owned import owned_columns
 from .types import DType, Schema
 
 if TYPE_CHECKING:
@@ -146,11 +147,16 @@ class ColumnsOf:
             raise SchemaError("", f"a mapped function returns a dict or None, not a {kind}")
         if _is_lazy(answers):
             answers, batched = self._completed(answers), True
-        found = columns({n: _ragged(n, v) for n, v in answers.items()}) if batched else None
-        found = table(answers) if found is None else found
+        if batched:
+            # The function may fill the same arrays again for the next batch.
+            found = columns(owned_columns({n: _ragged(n, v) for n, v in answers.items()}))
+        else:
+            found = table(answers)
         if not found.children:
             return None
         typed = {name: self._typed(name, child) for name, child in found.children.items()}
+        if all(map(is_, typed.values(), found.children.values())):
+            return found
         return struct(typed, length=found.length)
 
     def _completed(self, answers: LazyBatch | list[LazyRow]) -> dict[str, Any]:

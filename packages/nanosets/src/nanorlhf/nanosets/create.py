@@ -11,6 +11,7 @@ from .chunks import MemoryPart
 from .column import Column
 from .convert import all_null, concat, convert, merge
 from .nested import Structs
+from .owned import owned_row
 from .reader import File
 from .source import IO
 from .text import read_csv, read_json, read_jsonl
@@ -79,7 +80,7 @@ def from_generator(
         with Writer(output, features=features) as writer:
             writer.write_rows(made)
         return from_file(cls, output)
-    found = [table(rows) for rows in _some_at_a_time(made)]
+    found = [table(rows) for rows in _some_at_a_time(map(owned_row, made))]
     return _of(cls, merge(found) if found else table([]), features)
 
 

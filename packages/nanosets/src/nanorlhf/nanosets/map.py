@@ -51,8 +51,9 @@ def map_rows(
         ds: The dataset.
         function: Gets a row (batched: a dict of columns) of plain Python values, or of what
             ``with_format`` makes of them, and returns a mapping of new values, or None when it is
-            called for its effects only. Batched, it returns columns, of any length if no old
-            column stays: lists, arrays, ``Ragged``, or a pair of arrays ``(values, offsets)``.
+            called for its effects only. What it returns of a row must not change when it is called
+            for the next. Batched, it returns columns, of any length if no old column stays: lists,
+            arrays, ``Ragged``, or a pair of arrays ``(values, offsets)``.
         with_indices: Pass the number of the row (batched: a list of them) as well.
         input_columns: Read these columns only, and pass their values one by one.
         batched: Call it once for ``batch_size`` rows.

@@ -75,7 +75,6 @@ class Appended(Sink):
         # From here on bytes behind the end do not count, whether they are ours or left over.
         self._commit(before.end)
         os.ftruncate(file, before.end)
-        os.lseek(file, 0, os.SEEK_END)
 
     def _commit(self, size: int) -> None:
         self.sync()

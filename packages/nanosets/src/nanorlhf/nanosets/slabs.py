@@ -6,8 +6,8 @@ from collections.abc import Callable
 from functools import lru_cache
 
 SLAB_BYTES = 256 << 10
-"""Bytes of a slab. With twice as much the page cache takes pages so large that a virtual machine
-may have given their memory back to its host: a write then takes four times as long."""
+"""Bytes of a slab. With four times as much the page cache takes pages so large that a virtual
+machine may have given their memory back to its host: a write then takes four times as long."""
 AHEAD_BYTES = 16 << 20
 """Bytes of the disk that are set aside at a time: to do so for every page takes a third longer."""
 MAX_PIECES = 512
@@ -20,17 +20,18 @@ class Slabs:
     """The end of a file.
 
     Args:
-        file: Descriptor of the file, at its end.
+        file: Descriptor of the file.
         at: Bytes that it has.
 
     Attributes:
-        at: Bytes that it has when all is flushed.
+        at: Bytes that it has when all is written.
     """
 
     def __init__(self, file: int, at: int) -> None:
         self.at = at
         self._file = file
         self._pieces: list[memoryview] = []
+        self._flushed = at
         self._ahead = at
 
     def put(self, data: memoryview) -> None:
@@ -44,20 +45,22 @@ class Slabs:
             data = data[len(piece) :]
 
     def flush(self) -> None:
-        """Write what is not written yet."""
+        """Write what was added."""
         if self.at > self._ahead:
             set_aside(self._file, self._ahead, AHEAD_BYTES)
             self._ahead += AHEAD_BYTES
         pieces, self._pieces = self._pieces, []
+        at, self._flushed = self._flushed, self.at
         while pieces:
-            done = os.writev(self._file, pieces)
+            done = os.pwritev(self._file, pieces, at)
+            at += done
             while pieces and done >= len(pieces[0]):
                 done -= len(pieces.pop(0))
             if pieces:
                 pieces[0] = pieces[0][done:]
 
     def finish(self) -> None:
-        """Write what is not written yet, and give back what was set aside and is not used."""
+        """Write all that was added, and give back what was set aside and is not used."""
         self.flush()
         os.ftruncate(self._file, self.at)
 

@@ -17,6 +17,7 @@ from .convert import all_null, convert
 from .errors import SchemaError
 from .layout import MAX_WEIGHTLESS, weightless
 from .nested import Structs
+from .owned import owned_columns, owned_row
 from .pieces import cut
 from .place import Appended, NewFile, remove_leftovers
 from .reader import File
@@ -30,6 +31,8 @@ BLOCK_ROWS = 1024
 
 class Writer:
     """Writes rows or columns to a ``.nano`` file as they come; a context manager.
+
+    What is written is what they hold when they are passed; a caller may reuse its arrays and dicts.
 
     Without ``features`` the types grow with the values: a column that was null, or int, and turns
     out to be something wider is widened in the chunks already written, which costs a copy of them.
@@ -144,7 +147,7 @@ class Writer:
             SchemaError: It does not fit the columns; raised at the latest by ``close``.
         """
         self._check_open()
-        self._buffered.append(row)
+        self._buffered.append(owned_row(row))
         if len(self._buffered) >= BLOCK_ROWS:
             self._flush_rows()
 
@@ -155,10 +158,10 @@ class Writer:
 
     def write_batch(self, batch: Mapping[str, Any]) -> None:
         """Add columns of equal length: lists, arrays, or ``Ragged``."""
-        self.write_table(columns(batch))
+        self.write_table(columns(owned_columns(batch)))
 
     def write_table(self, rows: Structs) -> None:
-        """Add a compact struct array whose fields are columns."""
+        """Add a compact struct array whose fields are columns; its memory must not change."""
         self._flush_rows()
         self._append(rows)
 
@@ -211,7 +214,8 @@ class Writer:
         """Return the schema that holds these rows too."""
         if self._fixed:
             return Schema(_as_table(rows, self._schema).dtype)
-        return Schema(cast(Struct, unify(self._schema.struct, rows.dtype)))
+        found = cast(Struct, unify(self._schema.struct, rows.dtype))
+        return self._schema if found is self._schema.struct else Schema(found)
 
     def _append(self, rows: Structs) -> None:
         self._check_open()
@@ -227,7 +231,7 @@ class Writer:
 
     def _widen(self, schema: Schema) -> None:
         old, self._schema = self._schema, schema
-        if schema.struct is old.struct:
+        if schema is old:
             return
         _check_depth(schema)
         assert self._sink is not None

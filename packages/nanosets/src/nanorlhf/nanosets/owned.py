@@ -1,0 +1,72 @@
+"""Values that nobody can change later, for those who hold them a while before they use them.
+
+A loop that fills one array, or one dict, again and again and passes it on each time means what it
+holds at that time.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .gather import Ragged
+from .vectors import as_array
+
+FIXED = frozenset({str, int, float, bool, bytes, type(None)})
+"""Types of values that cannot change."""
+
+
+def owned_columns(named: Mapping[str, Any]) -> dict[str, Any]:
+    """Return named columns that hold no array which can be written to.
+
+    Lists are left as they are: to make a column of one copies it.
+    """
+    return {name: _owned_array(values) for name, values in named.items()}
+
+
+def owned_row(row: Any) -> Any:  # noqa: ANN401 - a row, or what will be refused as one
+    """Return a row whose dicts, lists and arrays are its own.
+
+    >>> row = {"x": [[1], 2]}
+    >>> kept = owned_row(row)
+    >>> row["x"][0].clear()
+    >>> kept
+    {'x': [[1], 2]}
+    """
+    return _owned_dict(row) if isinstance(row, Mapping) else row
+
+
+def _owned_dict(values: Mapping[Any, Any]) -> dict[Any, Any]:
+    return {name: _owned(value) for name, value in values.items()}
+
+
+def _owned(value: Any) -> Any:  # noqa: ANN401 - a value of any column type
+    if type(value) in FIXED:
+        return value
+    if isinstance(value, Mapping):
+        return _owned_dict(value)
+    if isinstance(value, list | tuple):
+        return list(value) if FIXED.issuperset(map(type, value)) else list(map(_owned, value))
+    if isinstance(value, bytearray | memoryview):
+        return bytes(value)
+    return _owned_array(value)
+
+
+def _owned_array(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
+    if isinstance(values, Ragged):
+        return Ragged(_owned_array(values.values), _owned_array(values.offsets))
+    if isinstance(values, np.generic) or not hasattr(values, "__array__"):
+        return values
+    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        return values  # of an Arrow library, whose arrays do not change
+    array = as_array(values)
+    return array.copy() if _may_change(array) else array
+
+
+def _may_change(array: Any) -> bool:  # noqa: ANN401 - an array, or what its memory belongs to
+    """Return whether an array, or one that it is a view of, can be written to."""
+    while isinstance(array, np.ndarray):
+        if array.flags.writeable:
+            return True
+        array = array.base
+    return False
