@@ -10,11 +10,10 @@ as a single batch (Arrow's best case, which takes a copy of the whole table to m
 Reading a .nano file checks its structure in all of these figures: rows, footer and directory when
 it is opened, places of buffers and offsets when a column is first touched. Like is timed with
 like, in turn, so that all meet the machine in the same moods. Before each repeat of what writes a
-file the outputs of earlier ones are removed, dirty pages brought to the disk, and after a rest a GiB
-of memory is touched and let go, for every library: nobody pays for what another wrote or for memory
-that the host of a virtual machine had taken back, and nobody waits for the disk but in rows named
-fsync. Maps in several processes are repeated in one program, as one does to a data set: ours then
-finds the interpreter from which workers are forked, which the first of them started.
+file the outputs of earlier ones are removed and dirty pages brought to the disk, for every library:
+nobody pays for what another wrote, and nobody waits for the disk but in the rows named fsync. Maps
+in several processes are repeated in one program, as one does to a data set: ours then finds the
+interpreter from which workers are forked, which the first of them started.
 """
 
 import argparse

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import mmap
 import os
 import random
 import shutil
@@ -13,9 +12,6 @@ import time
 import numpy as np
 
 LENGTH, SEED = 200, 0
-REST_S = 2.5
-TOUCHED_BYTES = 1 << 30
-"""What one repeat takes at most: the file, and some."""
 
 ARROW_BATCHES = {"1k-row batches": 1_000, "10k-row batches": 10_000, "a single batch": None}
 
@@ -145,16 +141,9 @@ def written(results, case, writers, paths, repeats):
 
 
 def settle():
-    """Let the machine come to rest, so that nobody pays for what others left behind.
-
-    That is garbage, dirty pages, and memory that was let go: a virtual machine gives it back to its
-    host, is slow while it does, and slow again when it takes it back.
-    """
+    """Let the machine come to rest, so that nobody pays for garbage or dirty pages of others."""
     gc.collect()
     os.sync()
-    time.sleep(REST_S)
-    with mmap.mmap(-1, TOUCHED_BYTES, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
-        np.ndarray(TOUCHED_BYTES, np.uint8, taken)[:: mmap.PAGESIZE] = 1
 
 
 def removed(path):

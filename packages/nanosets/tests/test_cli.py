@@ -1,6 +1,8 @@
 import json
+import os
 import subprocess
 import sys
+import time
 
 import pytest
 
@@ -152,3 +154,35 @@ def test_compact_leaves_a_damaged_file_alone(file, capsys):
     assert code == 1
     assert "checksum does not match" in err
     assert file.read_bytes() == data
+
+
+def test_cache_lists_results_and_removes_what_nobody_asked_for(file, tmp_path, capsys):
+    ds, folder = load_dataset(file), tmp_path / "cache"
+
+    def one(row):
+        return {"n": 1}
+
+    def two(row):
+        return {"n": 2}
+
+    ds.map(one, cache=folder)
+    ds.map(two, cache=folder)
+    (folder / "mine.nano").write_bytes(b"not a result")
+    old = time.time() - 10 * 86_400
+    names = {path.name for path in folder.glob("map-*")}
+    for name in names:
+        os.utime(folder / name, (old, old))
+    ds.map(two, cache=folder)  # found, so used
+    code, out, _ = run(capsys, "cache", folder)
+    lines = [line.split() for line in out.splitlines()]
+    assert code == 0
+    assert [line[2] for line in lines[1:3]] == ["10.0", "0.0"]
+    assert {line[0] for line in lines[1:3]} == names
+    assert lines[-1][:2] == ["2", "results,"]
+    code, out, _ = run(capsys, "cache", folder, "--remove-older", 7)
+    assert code == 0
+    assert out.splitlines()[-1].startswith("1 results,") and out.endswith("removed\n")
+    assert {path.name for path in folder.iterdir()} == {lines[2][0], "mine.nano"}
+    code, _, err = run(capsys, "cache", tmp_path / "missing")
+    assert code == 1
+    assert "missing" in err

@@ -6,8 +6,11 @@ not. What counts of a dataset is its content, not its path.
 """
 
 import logging
+import os
 import pickle
+import re
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from dis import get_instructions
@@ -15,7 +18,7 @@ from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -31,6 +34,18 @@ if TYPE_CHECKING:
     from .dataset import Dataset
 
 log = logging.getLogger(__name__)
+
+NAME = re.compile(r"[a-z]+-[0-9a-f]{32}\.nano")
+"""Of a result in a cache folder."""
+
+
+class Kept(NamedTuple):
+    """A result in a cache folder."""
+
+    path: Path
+    bytes: int
+    idle_s: float
+    """Seconds since it was made or last found."""
 
 
 def content_id(ds: "Dataset") -> str:
@@ -63,8 +78,24 @@ def fingerprint(function: Callable[..., Any], arguments: Mapping[str, Any]) -> s
 def cached(folder: str | Path, key: str, *, verb: str) -> Path:
     """Return the file of a result in a cache folder, and log whether it is there."""
     path = Path(folder) / f"{verb}-{key}.nano"
-    log.info("cache key=%s path=%s found=%s", key, path, path.exists())
+    found = path.exists()
+    log.info("cache key=%s path=%s found=%s", key, path, found)
+    if found and os.access(path, os.W_OK):
+        os.utime(path)  # its age says how long nobody has asked for it
     return path
+
+
+def kept_in(folder: str | Path) -> list[Kept]:
+    """Return the results in a cache folder, that which was used last at the end.
+
+    Raises:
+        OSError: There is no such folder.
+    """
+    now = time.time()
+    paths = [path for path in Path(folder).iterdir() if NAME.fullmatch(path.name)]
+    facts = [(path, path.stat()) for path in paths]
+    found = [Kept(path, stat.st_size, max(0.0, now - stat.st_mtime)) for path, stat in facts]
+    return sorted(found, key=lambda kept: -kept.idle_s)
 
 
 def _part(part: Part) -> bytes:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 
+from .cache import kept_in
 from .checksum import Checksum
 from .errors import CorruptFileError, NanosetsError
 from .literals import as_json
@@ -15,6 +16,7 @@ from .reader import File
 from .stats import stats_of
 from .transcode import compact, transcode
 
+DAY_S = 86_400
 CHECKSUMS: tuple[Checksum, ...] = ("crc32", "xxh3_64")
 
 
@@ -57,6 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     stats.add_argument("columns", nargs="*", help="columns (default: all)")
     add("verify", _verify).add_argument("paths", nargs="+", metavar="path", help=".nano files")
     add("compact", _compact).add_argument("paths", nargs="+", metavar="path", help=".nano files")
+    cache = add("cache", _cache)
+    cache.add_argument("folder", help="that of map(cache=)")
+    cache.add_argument(
+        "--remove-older", type=float, metavar="DAYS", help="remove what was not used for so long"
+    )
     convert = add("convert", _convert)
     convert.add_argument("source", help="a dataset file of any kind")
     convert.add_argument("target", help="the file to write; its suffix says its kind")
@@ -130,6 +137,21 @@ def _compact(arguments: argparse.Namespace) -> int:
     """Write .nano files anew without what appends left behind."""
     for path in arguments.paths:
         print(f"{path}: {compact(path)} bytes shorter")
+    return 0
+
+
+def _cache(arguments: argparse.Namespace) -> int:
+    """List the results in a folder of map(cache=), or remove old ones."""
+    kept = kept_in(arguments.folder)
+    if arguments.remove_older is not None:
+        kept = [one for one in kept if one.idle_s >= arguments.remove_older * DAY_S]
+        for one in kept:
+            one.path.unlink()
+    rows = [["result", "bytes", "days unused"]]
+    rows += [[one.path.name, str(one.bytes), f"{one.idle_s / DAY_S:.1f}"] for one in kept]
+    _print_table(rows)
+    what = "kept" if arguments.remove_older is None else "removed"
+    print(f"{len(kept)} results, {sum(one.bytes for one in kept)} bytes {what}")
     return 0
 
 
