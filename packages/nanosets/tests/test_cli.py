@@ -181,7 +181,8 @@ def test_cache_lists_results_and_removes_what_nobody_asked_for(file, tmp_path, c
     assert lines[-1][:2] == ["2", "results,"]
     code, out, _ = run(capsys, "cache", folder, "--remove-older", 7)
     assert code == 0
-    assert out.splitlines()[-1].startswith("1 results,") and out.endswith("removed\n")
+    assert out.splitlines()[-1].startswith("1 results,")
+    assert out.endswith("removed\n")
     assert {path.name for path in folder.iterdir()} == {lines[2][0], "mine.nano"}
     code, _, err = run(capsys, "cache", tmp_path / "missing")
     assert code == 1

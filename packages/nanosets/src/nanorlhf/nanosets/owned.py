@@ -12,7 +12,7 @@ import numpy as np
 from .gather import Ragged
 from .vectors import as_array
 
-FIXED = frozenset({str, int, float, bool, bytes, type(None)})
+FIXED = frozenset({str, int, float, bool, bytes})
 """Types of values that cannot change."""
 
 
@@ -41,12 +41,17 @@ def _owned_dict(values: Mapping[Any, Any]) -> dict[Any, Any]:
 
 
 def _owned(value: Any) -> Any:  # noqa: ANN401 - a value of any column type
-    if type(value) in FIXED:
+    kind = type(value)
+    if kind in FIXED or value is None:
         return value
+    if kind is np.ndarray:
+        return value.copy() if _may_change(value) else value
+    if isinstance(value, list | tuple):
+        # No column mixes such a value with lists or dicts, so the first tells what the others are.
+        flat = not value or type(value[0]) in FIXED
+        return list(value) if flat else list(map(_owned, value))
     if isinstance(value, Mapping):
         return _owned_dict(value)
-    if isinstance(value, list | tuple):
-        return list(value) if FIXED.issuperset(map(type, value)) else list(map(_owned, value))
     if isinstance(value, bytearray | memoryview):
         return bytes(value)
     return _owned_array(value)
