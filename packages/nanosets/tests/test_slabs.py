@@ -76,6 +76,15 @@ def test_room_set_aside_is_given_back(file):
     assert found.st_blocks * 512 <= size + (64 << 10)
 
 
+def test_a_short_file_sets_no_room_aside(file, monkeypatch):
+    asked = []
+    monkeypatch.setattr(slabs, "set_aside", lambda file, start, size: asked.append(start))
+    put_all(file, [bytes(SLAB_BYTES - 1)])
+    assert asked == []
+    put_all(file, [bytes(AHEAD_BYTES + SLAB_BYTES)])
+    assert asked == [SLAB_BYTES - 1, SLAB_BYTES - 1 + AHEAD_BYTES]
+
+
 def test_bytes_are_the_same_where_no_room_can_be_set_aside(file, monkeypatch):
     monkeypatch.setattr(slabs, "_fallocate", lambda: None)
     put_all(file, [b"ab", b"c"])

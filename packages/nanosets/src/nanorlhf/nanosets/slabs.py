@@ -46,7 +46,7 @@ class Slabs:
 
     def flush(self) -> None:
         """Write what was added."""
-        if self.at > self._ahead:
+        if self.at > self._ahead and self.at % SLAB_BYTES == 0:  # a short file needs no room
             set_aside(self._file, self._ahead, AHEAD_BYTES)
             self._ahead += AHEAD_BYTES
         pieces, self._pieces = self._pieces, []
