@@ -69,7 +69,7 @@ def test_a_write_cut_short_is_taken_up_where_it_ended(file, monkeypatch):
 
 
 def test_room_set_aside_is_given_back(file):
-    size = AHEAD_BYTES + 5
+    size = AHEAD_BYTES + SLAB_BYTES + 5
     put_all(file, [bytes(size)])
     found = os.fstat(file)
     assert found.st_size == size

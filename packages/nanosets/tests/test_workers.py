@@ -173,23 +173,23 @@ def test_a_function_may_return_nothing_or_other_rows(ds):
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_function_that_raises_is_one_error_with_its_rows(fresh, ds, functions):
     fails = functions.fails if fresh else lambda row: functions.fails(row)
-    start = ds["i"][:].index(23) // 5 * 5
-    message = rf"rows {start} \.\. {start + 5}: ValueError: 23 is a bad number"
+    start = ds["i"][:].index(23) // 2 * 2
+    message = rf"rows {start} \.\. {start + 2}: ValueError: 23 is a bad number"
     with pytest.raises(WorkerError, match=message) as found:
-        ds.map(fails, num_proc=3, batch_size=5)
-    assert found.value.rows == (start, start + 5)
+        ds.map(fails, num_proc=3, batch_size=2)
+    assert found.value.rows == (start, start + 2)
     assert "in fails" in str(found.value)
     assert isinstance(found.value.__cause__, ValueError)
     with pytest.raises(WorkerError, match=message):
-        ds.filter(fails, num_proc=3, batch_size=5)
+        ds.filter(fails, num_proc=3, batch_size=2)
 
 
 @pytest.mark.parametrize("fresh", [True, False])
 def test_a_worker_that_dies_is_one_error_with_its_rows(fresh, ds, functions):
     dies = functions.dies if fresh else lambda row: functions.dies(row)
-    start = ds["i"][:].index(23) // 5 * 5
+    start = ds["i"][:].index(23) // 2 * 2
     with pytest.raises(WorkerError, match=rf"rows {start} \.\. .* the worker died of exit code 7"):
-        ds.map(dies, num_proc=3, batch_size=5)
+        ds.map(dies, num_proc=3, batch_size=2)
 
     def killed(row):
         os.kill(os.getpid(), signal.SIGKILL)
