@@ -179,6 +179,11 @@ def test_cache_lists_results_and_removes_what_nobody_asked_for(file, tmp_path, c
     assert [line[2] for line in lines[1:3]] == ["10.0", "0.0"]
     assert {line[0] for line in lines[1:3]} == names
     assert lines[-1][:2] == ["2", "results,"]
+    for days in ("-1", "nan"):
+        code, _, err = run(capsys, "cache", folder, f"--remove-older={days}")
+        assert code == 1
+        assert "no number of days" in err
+    assert {path.name for path in folder.iterdir()} == names | {"mine.nano"}
     code, out, _ = run(capsys, "cache", folder, "--remove-older", 7)
     assert code == 0
     assert out.splitlines()[-1].startswith("1 results,")

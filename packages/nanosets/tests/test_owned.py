@@ -30,6 +30,7 @@ def rows_of_one_dict():
     """One dict, its list, dict and array, changed after each row."""
     row = {"x": 0, "list": [[0]], "deep": {"y": [0]}, "array": np.zeros(2, np.int64)}
     row["b"] = bytearray(b"0")
+    row["both"] = [b"x", row["b"]]
     for i in range(3):
         row["x"] = i
         row["list"][0].append(i)
@@ -45,6 +46,7 @@ WANT = {
     "deep": [{"y": [0]}, {"y": [1]}, {"y": [2]}],
     "array": [[0, 0], [1, 1], [2, 2]],
     "b": [b"0", b"1", b"2"],
+    "both": [[b"x", b"0"], [b"x", b"1"], [b"x", b"2"]],
 }
 
 

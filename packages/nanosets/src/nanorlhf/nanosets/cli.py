@@ -142,15 +142,17 @@ def _compact(arguments: argparse.Namespace) -> int:
 
 def _cache(arguments: argparse.Namespace) -> int:
     """List the results in a folder of map(cache=), or remove old ones."""
-    kept = kept_in(arguments.folder)
-    if arguments.remove_older is not None:
-        kept = [one for one in kept if one.idle_s >= arguments.remove_older * DAY_S]
+    kept, days = kept_in(arguments.folder), arguments.remove_older
+    if days is not None:
+        if not days >= 0:
+            raise ValueError(f"--remove-older {days} is no number of days; give 0 for all results")
+        kept = [one for one in kept if one.idle_s >= days * DAY_S]
         for one in kept:
-            one.path.unlink()
+            one.path.unlink(missing_ok=True)
     rows = [["result", "bytes", "days unused"]]
     rows += [[one.path.name, str(one.bytes), f"{one.idle_s / DAY_S:.1f}"] for one in kept]
     _print_table(rows)
-    what = "kept" if arguments.remove_older is None else "removed"
+    what = "kept" if days is None else "removed"
     print(f"{len(kept)} results, {sum(one.bytes for one in kept)} bytes {what}")
     return 0
 

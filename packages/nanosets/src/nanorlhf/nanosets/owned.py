@@ -12,8 +12,8 @@ import numpy as np
 from .gather import Ragged
 from .vectors import as_array
 
-FIXED = frozenset({str, int, float, bool, bytes})
-"""Types of values that cannot change."""
+FIXED = frozenset({str, int, float, bool})
+"""Types of values that cannot change, nor can what a column holds beside them."""
 
 
 def owned_columns(named: Mapping[str, Any]) -> dict[str, Any]:
@@ -47,13 +47,12 @@ def _owned(value: Any) -> Any:  # noqa: ANN401 - a value of any column type
     if kind is np.ndarray:
         return value.copy() if _may_change(value) else value
     if isinstance(value, list | tuple):
-        # No column mixes such a value with lists or dicts, so the first tells what the others are.
         flat = not value or type(value[0]) in FIXED
         return list(value) if flat else list(map(_owned, value))
     if isinstance(value, Mapping):
         return _owned_dict(value)
-    if isinstance(value, bytearray | memoryview):
-        return bytes(value)
+    if isinstance(value, bytes | bytearray | memoryview):
+        return bytes(value)  # itself, if it is bytes
     return _owned_array(value)
 
 

@@ -1,7 +1,7 @@
 """The bytes of a ``.nano`` file being written, in the order of the file.
 
-While a buffer is written another thread computes its checksum: both leave Python to itself. zstd
-runs before either.
+While a large buffer is written another thread computes its checksum: both leave Python to itself.
+zstd runs before either.
 """
 
 import os

@@ -53,5 +53,5 @@ def flat_array(array: NDArray[Any], field: str) -> Array:
 @lru_cache(maxsize=64)
 def _number(dtype: np.dtype[Any]) -> Number | None:
     """Return the type of numbers of a numpy dtype, None for one wider than ours."""
-    name = dtype.name  # which takes numpy 5 us
+    name = dtype.name  # which takes numpy long
     return None if name in ("float128", "float96", "longdouble") else Number(name)
