@@ -11,9 +11,10 @@ Reading a .nano file checks its structure in all of these figures: rows, footer 
 it is opened, places of buffers and offsets when a column is first touched. Like is timed with
 like, in turn, so that all meet the machine in the same moods. Before each repeat of what writes a
 file the outputs of earlier ones are removed and dirty pages brought to the disk, for every library:
-nobody pays for what another wrote, and nobody waits for the disk but in the rows named fsync. Maps
-in several processes are repeated in one program, as one does to a data set: ours then finds the
-interpreter from which workers are forked, which the first of them started.
+nobody pays for what another wrote, and nobody waits for the disk but in the rows named fsync. Then
+as much memory as it will write is taken and freed: a virtual machine may have given it to its host.
+Maps in several processes are repeated in one program, as one does to a data set: ours then finds
+the interpreter from which workers are forked, which the first of them started.
 """
 
 import argparse

@@ -12,7 +12,10 @@ import time
 import numpy as np
 
 LENGTH, SEED = 200, 0
+ZEROS = bytes(256 << 10)
 
+WRITTEN_MB, MAPPED_MB = 1024, 512
+"""MiB that a write and a map of a million rows take at most."""
 ARROW_BATCHES = {"1k-row batches": 1_000, "10k-row batches": 10_000, "a single batch": None}
 
 
@@ -132,7 +135,7 @@ def written(results, case, writers, paths, repeats):
         for impl in rng.sample(list(writers), len(writers)):
             key, write = writers[impl]
             removed(paths[key])
-            settle()
+            settle(paths[key].parent, WRITTEN_MB)
             start = time.perf_counter()
             write()
             times[impl].append(time.perf_counter() - start)
@@ -140,10 +143,20 @@ def written(results, case, writers, paths, repeats):
         results.add(case, impl, values, "s")
 
 
-def settle():
-    """Let the machine come to rest, so that nobody pays for garbage or dirty pages of others."""
+def settle(folder, megabytes):
+    """Let the machine come to rest, so that nobody pays for garbage or dirty pages of others.
+
+    Nor for memory that a virtual machine gave back to its host while it was free: to get it again
+    takes longer than to write to it, and who has to is chance. So as much as is about to be written
+    is taken and freed.
+    """
     gc.collect()
     os.sync()
+    scratch = folder / "scratch"
+    with open(scratch, "wb", buffering=0) as handle:
+        scratch.unlink()
+        for _ in range(megabytes * 2**20 // len(ZEROS)):
+            handle.write(ZEROS)
 
 
 def removed(path):

@@ -3,7 +3,7 @@
 import time
 
 import numpy as np
-from dataset_files import LENGTH, removed, settle, written
+from dataset_files import LENGTH, MAPPED_MB, removed, settle, written
 
 
 def ids_of_batch(batch):
@@ -49,7 +49,7 @@ def maps(results, ours, hf, folder):
                 if turn < repeats:
                     for part in folder.glob("mapped*"):
                         removed(part)
-                    settle()
+                    settle(folder, MAPPED_MB)
                     start = time.perf_counter()
                     found = fn()
                     values[impl].append(time.perf_counter() - start)

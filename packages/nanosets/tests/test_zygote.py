@@ -15,9 +15,15 @@ import os
 import sys
 
 import numpy as np
+from nanorlhf.nanosets.sink import version
 
 def look(row):
-    return {"parent": os.getppid(), "seen": os.environ.get("SEEN"), "drawn": np.random.random()}
+    return {
+        "parent": os.getppid(),
+        "seen": os.environ.get("SEEN"),
+        "drawn": np.random.random(),
+        "knows_version": version.cache_info().currsize == 1,
+    }
 """
 PROGRAM = """
 import os
@@ -56,6 +62,10 @@ def test_the_next_map_finds_the_zygote_and_draws_other_numbers(ds, look):
     some = [ds.map(look, num_proc=2, batch_size=1) for _ in range(2)]
     assert parent_of(some[0]) == parent_of(some[1]) != os.getpid()
     assert len({number for found in some for number in found["drawn"]}) == 4
+
+
+def test_a_worker_need_not_find_out_the_version_that_it_writes(ds, look):
+    assert list(ds.map(look, num_proc=2, batch_size=1)["knows_version"]) == [True, True]
 
 
 def test_a_zygote_that_was_killed_is_replaced(ds, look):

@@ -128,7 +128,7 @@ class Sink:
         at = self._put(directory.data)
         chunks = len(self._entries)
         footer = Footer(schema, self.rows, chunks, slots, at, metadata, *self._encoding, values)
-        raw = encode_footer(footer, f"nanosets {_version()}")
+        raw = encode_footer(footer, f"nanosets {version()}")
         start = self._put(memoryview(raw))
         crcs = zlib.crc32(raw), zlib.crc32(directory.data)
         trailer = Trailer(start, len(raw), self._slabs.at + TRAILER.size, *crcs)
@@ -160,12 +160,13 @@ def _size(data: Sequence[Sized]) -> int:
 
 
 @lru_cache(maxsize=1)
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # 20 ms that reading never needs
+def version() -> str:
+    """Return the version of this package, which each file names as its maker's."""
+    from importlib import metadata  # 20 ms that reading never needs
 
     try:
-        return version("nanosets")
-    except PackageNotFoundError:
+        return metadata.version("nanosets")
+    except metadata.PackageNotFoundError:
         return "0+source"
 
 

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from .blocks import Range
 from .errors import WorkerError
+from .sink import version
 from .tally import Tally
 from .zygote import forked, serve
 
@@ -242,6 +243,7 @@ def main() -> None:
     """Be the process that fresh workers are forked from."""
     import multiprocessing.connection  # noqa: F401 - which every worker needs
 
+    version()  # which every worker writes, and takes 20 ms to find out
     serve(int(sys.argv[1]), _work)
 
 

@@ -15,6 +15,7 @@ from .build import columns, first_bad, table
 from .checksum import Checksum, chosen
 from .convert import all_null, convert
 from .errors import SchemaError
+from .heap import keep_blocks
 from .layout import MAX_WEIGHTLESS, weightless
 from .nested import Structs
 from .owned import owned_columns, owned_row
@@ -101,6 +102,7 @@ class Writer:
         self._pending_bytes = 0
         os.makedirs(os.path.dirname(self.path), exist_ok=True)
         remove_leftovers(self.path)
+        keep_blocks()  # of the buffers that are built of rows, written and let go
         self._sync = sync
         self._sink: NewFile | Appended | None
         if append and os.path.exists(self.path):
