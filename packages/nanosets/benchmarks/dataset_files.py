@@ -14,8 +14,8 @@ import numpy as np
 LENGTH, SEED = 200, 0
 ZEROS = bytes(256 << 10)
 
-WRITTEN_MB, MAPPED_MB = 1024, 512
-"""MiB that a write and a map of a million rows take at most."""
+WRITTEN_MB, MAPPED_MB = 1024, 768
+"""MiB that a write, and a map with its workers, of a million rows take at most."""
 ARROW_BATCHES = {"1k-row batches": 1_000, "10k-row batches": 10_000, "a single batch": None}
 
 
