@@ -8,7 +8,6 @@ float64; numpy values keep their own width. ``datetime`` becomes timestamp[us] i
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
-from functools import lru_cache
 from itertools import chain
 from operator import countOf, itemgetter
 from typing import Any
@@ -136,20 +135,14 @@ def _short(value: object) -> str:
 
 
 def _family(kind: type, field: str) -> str:
-    family = _family_of(kind)
-    if family is not None:
-        return family
-    raise SchemaError(
-        field, f"{kind.__name__} is no column type; convert to bool, int, float, str, list or dict"
-    )
-
-
-@lru_cache(maxsize=256)
-def _family_of(kind: type) -> str | None:
     for family, kinds in _FAMILIES.items():
         if issubclass(kind, kinds):
             return family
-    return "array" if hasattr(kind, "__array__") else None
+    if hasattr(kind, "__array__"):
+        return "array"
+    raise SchemaError(
+        field, f"{kind.__name__} is no column type; convert to bool, int, float, str, list or dict"
+    )
 
 
 def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:

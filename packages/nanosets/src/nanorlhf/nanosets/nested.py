@@ -150,10 +150,7 @@ class Text(Bytes):
     __slots__ = ()
 
     def stretch(self, chunk: int, start: int, stop: int) -> list[Any]:
-        """Return strings and None.
-
-        To read each off a file in memory is faster than to cut one long string.
-        """
+        """Return strings and None, each read off a file in memory."""
         at, base = self.starts[chunk], self.child.starts[chunk]
         edges = self.edges[at + start : at + stop + 1]
         data = self.child.values.data[base + int(edges[0]) : base + int(edges[-1])]
