@@ -154,7 +154,11 @@ class RayEngine:
             self._ray.kill(self.holds[actor_id], no_restart=no_restart)
 
     def cancel(self, object_id: int, *, force: bool, recursive: bool) -> None:
-        """End the call that owes the object."""
+        """End the call that owes the object, unless that is ready."""
+        # Ray shows a result before it has noted that the call has ended. Cancelled between the
+        # two, the call ends twice, which Ray takes for a broken state: it aborts the caller.
+        if self.wait([object_id], num_returns=1, timeout=0, fetch_local=False):
+            return
         with translated():
             self._ray.cancel(self._native(object_id), force=force, recursive=recursive)
 
