@@ -84,7 +84,7 @@ def maps(results, ours, hf, folder):
         return options
 
     case, everything = "map, strings to int32 arrays, batched", len(text)
-    both = {"repeats": (7, 3), "processes": (1, 2)}
+    both = {"repeats": (9, 9), "processes": (1, 2)}
     options = compared(case, everything, ids_of_batch, batched=True, **both)
     out = folder / "mapped.nano"
     run = lambda: text.map(ids_of_batch, output=out, **options)  # noqa: E731
