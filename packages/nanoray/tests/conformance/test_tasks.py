@@ -280,7 +280,7 @@ def test_a_cancelled_task_raises_and_a_finished_one_does_not(engine, until, tmp_
 
 def test_a_task_cancelled_as_its_result_arrives_has_finished(engine):
     # Ray still has the task in its books for a moment: when it was cancelled then, Ray aborted
-    # this process, once in some hundred tries.
+    # this process. So many tries have always met that moment.
     for value in range(500):
         done = add.remote(value)
         assert engine.get(done, timeout=WAIT_S) == value + 1

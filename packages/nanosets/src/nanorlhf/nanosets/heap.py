@@ -1,5 +1,7 @@
 """The C library's heap, where blocks of a few MiB come and go: it keeps their memory."""
 
+from contextlib import suppress
+
 import numpy as np
 
 BLOCK_BYTES = 31 << 20
@@ -15,4 +17,5 @@ def keep_blocks() -> None:
     stays at the end of the heap (``M_MMAP_THRESHOLD`` in mallopt(3)). So ask for such a block, and
     free it untouched. Other C libraries learn nothing from that, and nothing is lost.
     """
-    np.empty(BLOCK_BYTES, np.uint8)
+    with suppress(MemoryError):  # a process that may not have so much writes all the same
+        np.empty(BLOCK_BYTES, np.uint8)
