@@ -42,6 +42,8 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
     >>> str(build([[1, None], None, []]).dtype)
     'list<int64>'
     """
+    if type(values) is list:
+        return _from_list(values, field)
     if isinstance(values, Array):
         return values
     if isinstance(values, Ragged):
@@ -57,7 +59,13 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
         return import_array(values)
     if hasattr(values, "__array__"):
         return _from_array(as_array(values), field)
-    rows = values if type(values) is list else list(values)
+    return _from_list(list(values), field)
+
+
+def _from_list(rows: list[Any], field: str) -> Array:
+    alike = lists_of_alike(rows, field) if rows and type(rows[0]) is np.ndarray else None
+    if alike is not None:
+        return alike
     every_kind = _kinds(rows)
     kinds = every_kind - {type(None)}
     if not kinds:
@@ -155,9 +163,6 @@ def _lists(rows: list[Any], kinds: Collection[type], field: str) -> Array:
 
 def _arrays(rows: list[Any], kinds: Collection[type], field: str) -> Array:
     """Numpy arrays, or what turns into them: one list per row."""
-    alike = lists_of_alike(rows, field) if set(kinds) == {np.ndarray} else None
-    if alike is not None:
-        return alike
     arrays = [None if row is None else as_array(row) for row in rows]
     ndims = {a.ndim for a in arrays if a is not None}
     if len(ndims) > 1:

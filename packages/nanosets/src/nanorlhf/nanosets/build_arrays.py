@@ -19,15 +19,21 @@ DTYPE, NDIM = attrgetter("dtype"), attrgetter("ndim")
 
 
 def lists_of_alike(rows: Sequence[NDArray[Any]], field: str) -> Lists | None:
-    """Return flat arrays of one dtype, as most functions return them, as lists; else None."""
-    first = rows[0]
-    if first.ndim != 1 or not is_flat(first.dtype) or countOf(map(NDIM, rows), 1) < len(rows):
+    """Return flat arrays of one dtype, as most functions return them, as lists; else None.
+
+    Args:
+        rows: The first is a numpy array; the others are anything.
+        field: Name of the values, for errors.
+    """
+    dtype, count = rows[0].dtype, len(rows)
+    try:  # most dtypes of a kind are one object, and to count it is faster than to compare
+        alike = countOf(map(DTYPE, rows), dtype) == countOf(map(NDIM, rows), 1) == count
+    except AttributeError:  # one is no array
         return None
-    # Most dtypes of a kind are one object, and to count it is faster than to compare.
-    if countOf(map(DTYPE, rows), first.dtype) < len(rows):
+    if not alike or not is_flat(dtype):
         return None
     try:  # short arrays are joined as bytes in half the time
-        values = np.frombuffer(b"".join(cast(Any, rows)), first.dtype)
+        values = np.frombuffer(b"".join(cast(Any, rows)), dtype)
     except (TypeError, ValueError):  # one is no stretch of bytes
         values = np.concatenate(rows)
     return lists(_offsets(rows), flat_array(values, field))

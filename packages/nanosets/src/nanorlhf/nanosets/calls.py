@@ -1,8 +1,7 @@
 """Calling a user's function on rows or batches, and making columns or a mask of what it returns."""
 
 import gc
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from operator import is_, itemgetter
@@ -20,8 +19,8 @@ from .formats import transposed
 from .gather import Ragged
 from .lazy import LazyBatch, LazyRow
 from .nested import Structs
-from .owned import owned_columns
-from .types import DType, Schema
+from .owned import owned_column
+from .types import Schema
 
 if TYPE_CHECKING:
     from .dataset import Dataset
@@ -31,21 +30,25 @@ PAUSED_ROWS = 10_000
 """Rows of a range up to which Python's garbage collector waits for its end."""
 
 
-@contextmanager
-def collections_later(rows: Range) -> Iterator[None]:
-    """Keep the garbage collector from running while the answers of some rows are made.
+class CollectionsLater:
+    """Keeps the garbage collector from running while the answers of some rows are made.
 
     It runs every few hundred rows and finds all of their answers in use. Ranges of many rows get
     it: theirs may make garbage.
     """
-    if not gc.isenabled() or rows.stop - rows.start > PAUSED_ROWS:
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
+
+    __slots__ = ("_pauses",)
+
+    def __init__(self, rows: Range) -> None:
+        self._pauses = gc.isenabled() and rows.stop - rows.start <= PAUSED_ROWS
+
+    def __enter__(self) -> None:
+        if self._pauses:
+            gc.disable()
+
+    def __exit__(self, *_: object) -> None:
+        if self._pauses:
+            gc.enable()
 
 
 class Block(NamedTuple):
@@ -126,7 +129,7 @@ class ColumnsOf:
                 dataset.
             ValueError: Old columns stay and the answers are of another number of rows.
         """
-        with collections_later(rows):
+        with CollectionsLater(rows):
             answers = self.call.answers(rows)
             try:
                 found = self._table(answers)
@@ -142,14 +145,14 @@ class ColumnsOf:
         batched = self.call.batched
         if answers is None or (not batched and all(answer is None for answer in answers)):
             return None
-        if batched and not isinstance(answers, Mapping):
+        if batched and not isinstance(answers, dict | Mapping):
             kind = type(answers).__name__
             raise SchemaError("", f"a mapped function returns a dict or None, not a {kind}")
         if _is_lazy(answers):
             answers, batched = self._completed(answers), True
         if batched:
             # The function may fill the same arrays again for the next batch.
-            found = columns(owned_columns({n: _ragged(n, v) for n, v in answers.items()}))
+            found = columns({n: owned_column(_ragged(n, v)) for n, v in answers.items()})
         else:
             found = table(answers)
         if not found.children:
@@ -180,11 +183,10 @@ class ColumnsOf:
         """Return a new column in the type asked for, or in the one it had if it fits that."""
         if self.features is not None and name in self.features:
             return convert(found, self.features[name], field=name)
-        old: DType | None = self.old.get(name)
-        if old is None:
+        if name not in self.old:
             return found
         try:
-            return convert(found, old)
+            return convert(found, self.old[name])
         except SchemaError:
             return found
 
@@ -212,7 +214,7 @@ def mask_of(call: Call, rows: Range) -> Mask:
     Raises:
         ValueError: A batch got the wrong number of answers.
     """
-    with collections_later(rows):
+    with CollectionsLater(rows):
         answers = call.answers(rows)
         if not isinstance(answers, np.ndarray):
             answers = [bool(answer) for answer in answers]

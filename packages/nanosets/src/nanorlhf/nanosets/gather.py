@@ -71,7 +71,7 @@ class Ragged(NamedTuple):
 def offsets_of(lengths: Ints) -> Ints:
     """Return int64 [B + 1], the running total of ``lengths`` from 0."""
     offsets = np.zeros(len(lengths) + 1, np.int64)
-    np.cumsum(lengths, out=offsets[1:])
+    lengths.cumsum(out=offsets[1:])
     return offsets
 
 

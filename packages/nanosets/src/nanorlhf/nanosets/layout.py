@@ -8,6 +8,7 @@ integers that cannot overflow, offsets rise from 0 to the end of the child, code
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -223,6 +224,17 @@ def last_edges(edges: NDArray[Any], base: Ints, counts: Ints) -> Ints:
             raise FormatError(f"offsets of chunk {chunk} run backwards or do not start at 0")
         last[chunk] = found[-1]
     return last
+
+
+@lru_cache(maxsize=64)
+def lists_weightless(dtype: DType) -> bool:
+    """Return whether lists in a type hold values that take no bytes.
+
+    >>> lists_weightless(List(Null())), lists_weightless(List(Utf8()))
+    (True, False)
+    """
+    holds = isinstance(dtype, List | LargeList | FixedList)
+    return any((holds and is_weightless(t)) or lists_weightless(t) for t in dtype.children)
 
 
 def weightless(array: Array) -> int:

@@ -17,11 +17,25 @@ FIXED = frozenset({str, int, float, bool})
 
 
 def owned_columns(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return named columns that hold no array which can be written to.
+    """Return named columns that nobody can change later."""
+    return {name: owned_column(values) for name, values in named.items()}
 
-    Lists are left as they are: to make a column of one copies it.
+
+def owned_column(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
+    """Return a column as no array which can be written to.
+
+    A list is left as it is: to make a column of it copies it.
     """
-    return {name: _owned_array(values) for name, values in named.items()}
+    if type(values) is list:
+        return values
+    if isinstance(values, Ragged):
+        return Ragged(owned_column(values.values), owned_column(values.offsets))
+    if isinstance(values, np.generic) or not hasattr(values, "__array__"):
+        return values
+    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
+        return values  # of an Arrow library, whose arrays do not change
+    array = as_array(values)
+    return array.copy() if _may_change(array) else array
 
 
 def owned_row(row: Any) -> Any:  # noqa: ANN401 - a row, or what will be refused as one
@@ -53,18 +67,7 @@ def _owned(value: Any) -> Any:  # noqa: ANN401 - a value of any column type
         return _owned_dict(value)
     if isinstance(value, bytes | bytearray | memoryview):
         return bytes(value)  # itself, if it is bytes
-    return _owned_array(value)
-
-
-def _owned_array(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
-    if isinstance(values, Ragged):
-        return Ragged(_owned_array(values.values), _owned_array(values.offsets))
-    if isinstance(values, np.generic) or not hasattr(values, "__array__"):
-        return values
-    if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
-        return values  # of an Arrow library, whose arrays do not change
-    array = as_array(values)
-    return array.copy() if _may_change(array) else array
+    return owned_column(value)
 
 
 def _may_change(array: Any) -> bool:  # noqa: ANN401 - an array, or what its memory belongs to

@@ -17,7 +17,7 @@ from .workers import Done, Share
 from .writer import Writer
 
 PART_CHUNK_ROWS = 4096
-"""Rows of a chunk of a part at most: a few MiB, which the processor's cache still holds when they
+"""Rows of a chunk of a part, about: a few MiB, which the processor's cache still holds when they
 are written, and the C library keeps for the next chunk and does not give back to the system."""
 
 
@@ -51,24 +51,35 @@ def write_part(make: Callable[[Range], Block], share: Share, done: Done) -> bool
             yield make(rows)
             done(rows)
 
-    return write_blocks(share.part, blocks())
+    return write_blocks(share.part, blocks(), share.ranges)
 
 
-def write_blocks(path: str, blocks: Iterable[Block]) -> bool:
+def write_blocks(path: str, blocks: Iterable[Block], ranges: Sequence[Range]) -> bool:
     """Write new columns to a file as they are made; return whether there are any.
+
+    Args:
+        path: The file.
+        blocks: What the function made of each range.
+        ranges: The ranges, at least one.
 
     Raises:
         ValueError: There are none for some ranges only.
     """
     found = []
     # The file is gone before the machine is; chunks are small, so that blocks are soon let go.
-    with Writer(path, sync=False, chunk_rows=PART_CHUNK_ROWS) as writer:
+    with Writer(path, sync=False, chunk_rows=_chunk_rows(ranges)) as writer:
         for block in blocks:
             found.append(block.rows is not None)
             if block.rows is not None:
                 writer.write_table(block.rows)
     check_all_or_none(found)
     return any(found)
+
+
+def _chunk_rows(ranges: Sequence[Range]) -> int:
+    """Return the rows of a chunk: whole ranges if it can be, as a block that is cut costs more."""
+    size = ranges[0].stop - ranges[0].start
+    return PART_CHUNK_ROWS // size * size or PART_CHUNK_ROWS
 
 
 def check_all_or_none(found: Sequence[bool]) -> None:

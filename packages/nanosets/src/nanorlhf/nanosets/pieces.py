@@ -9,7 +9,6 @@ from numpy.typing import NDArray
 
 from .arrays import Array, Buffer, Numbers
 from .convert import concat, concat_validity
-from .gather import offsets_of
 from .nested import Bytes, Lists, Structs
 
 PIECE_BYTES = 64 << 10
@@ -98,6 +97,10 @@ def _bare(arrays: Sequence[Structs]) -> Structs:
 def _edged(arrays: Sequence[Lists]) -> Lists:
     """Return lists end to end over the elements of the first of them only."""
     first = arrays[0]
-    lengths = [np.diff(array.edges[: array.length + 1]) for array in arrays]
-    edges = offsets_of(np.concatenate(lengths))
+    edges = np.zeros(_length(arrays) + 1, np.int64)
+    at = 0
+    for array in arrays:
+        end = at + array.length
+        np.add(array.edges[1 : array.length + 1], edges[at], out=edges[at + 1 : end + 1])
+        at = end
     return type(first)(first.dtype, edges, first.child, valid=concat_validity(arrays))

@@ -71,7 +71,7 @@ class Result:
             size += 0 if made.rows is None else made.rows.nbytes
             # What the rest will take by the looks of it: what is held here is slow to get rid of.
             if size * len(self.ranges) > MEMORY_BYTES * len(some):
-                return _spilled(chain(some, blocks))
+                return _spilled(chain(some, blocks), self.ranges)
         check_all_or_none([made.rows is not None for made in some])
         tables = [made.rows for made in some if made.rows is not None]
         if not tables:
@@ -131,11 +131,11 @@ class Result:
         return struct(children, length=length)
 
 
-def _spilled(blocks: Iterable[Block]) -> Columns:
+def _spilled(blocks: Iterable[Block], ranges: list[Range]) -> Columns:
     folder = folder_for(None)
     path = os.path.join(folder, "part.nano")
     try:
-        write_blocks(path, blocks)
+        write_blocks(path, blocks, ranges)
         return opened([path], empty=False)
     except BaseException:
         discard(folder)

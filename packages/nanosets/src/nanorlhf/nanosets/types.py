@@ -103,6 +103,9 @@ class Schema(Mapping[str, DType]):
     def __getitem__(self, name: str) -> DType:
         return self._types[name]
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._types
+
     def __iter__(self) -> Iterator[str]:
         return iter(self._types)
 

@@ -11,7 +11,7 @@ from .bfloat import BFLOAT16, MARK, Bfloats
 from .bits import Bits
 from .build_times import times_of_array
 from .errors import SchemaError
-from .types import Number
+from .types import NUMBERS, Number
 
 
 def as_array(values: Any) -> NDArray[Any]:  # noqa: ANN401 - whatever turns into an array
@@ -38,20 +38,20 @@ def flat_array(array: NDArray[Any], field: str) -> Array:
     Raises:
         SchemaError: No type of ours holds its elements.
     """
+    dtype = number_of(array.dtype)
+    if dtype is not None:
+        return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
     if array.dtype == np.bool_:
         return Bools(Bits.pack(array), length=len(array))
     if array.dtype == MARK:
         return Bfloats(BFLOAT16, np.ascontiguousarray(array).view("<u2"))
     if array.dtype.kind == "M":
         return times_of_array(array, field)
-    dtype = _number(array.dtype)
-    if dtype is None:
-        raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")
-    return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
+    raise SchemaError(field, f"{array.dtype} is no column type; convert to float64")
 
 
 @lru_cache(maxsize=64)
-def _number(dtype: np.dtype[Any]) -> Number | None:
-    """Return the type of numbers of a numpy dtype, None for one wider than ours."""
+def number_of(dtype: np.dtype[Any]) -> Number | None:
+    """Return the type of numbers of a numpy dtype, None for what is no number or a wider one."""
     name = dtype.name  # which takes numpy long
-    return None if name in ("float128", "float96", "longdouble") else Number(name)
+    return Number(name) if dtype.kind in "iuf" and name in NUMBERS else None

@@ -16,7 +16,7 @@ from .checksum import Checksum, chosen
 from .convert import all_null, convert
 from .errors import SchemaError
 from .heap import keep_blocks
-from .layout import MAX_WEIGHTLESS, weightless
+from .layout import MAX_WEIGHTLESS, lists_weightless, weightless
 from .nested import Structs
 from .owned import owned_columns, owned_row
 from .pieces import cut
@@ -266,7 +266,9 @@ class Writer:
     def _add_chunk(self, pieces: Sequence[Structs]) -> None:
         """Write one chunk, or two when the rows are uneven and these are the long ones."""
         rows = sum(table.length for table in pieces)
-        size, count = sum(table.nbytes for table in pieces), sum(map(weightless, pieces))
+        size = sum(table.nbytes for table in pieces)
+        holds = lists_weightless(self._schema.struct)  # which takes less than to look at pieces
+        count = sum(map(weightless, pieces)) if holds else 0
         if rows > 1 and (size > 2 * self._limits[1] or count > MAX_WEIGHTLESS):
             for half in cut(pieces, (rows + 1) // 2):
                 self._add_chunk(half)
