@@ -1,20 +1,19 @@
 """The bytes of a ``.nano`` file being written, in the order of the file.
 
-While a large buffer is written another thread computes its checksum: both leave Python to itself.
-zstd runs before either.
+While a large buffer is written another thread computes its checksum; zstd runs before either.
 """
 
 import os
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from typing import Any, NamedTuple, cast
 
 import numpy as np
 
 from .arrays import Array, Numbers
-from .checksum import OF_PIECES, Checksum
+from .aside import Aside
+from .checksum import Checksum
 from .coded import CODE, Coded, Vocabulary
 from .convert import all_null, concat
 from .directory import ABSENT, dictionaries_of, slots_of
@@ -34,8 +33,6 @@ from .slabs import Slabs
 from .types import Dictionary, Schema
 from .zstd import Compression, Compressor
 
-ASIDE_BYTES: dict[Checksum, int] = {"crc32": 512 << 10, "xxh3_64": 4 << 20}
-"""Bytes of a buffer from which its checksum takes longer than to hand it to another thread."""
 ZEROS = memoryview(bytes(64))
 
 
@@ -68,7 +65,7 @@ class Sink:
         self._compressor = None if encoding.compression is None else Compressor()
         self._entries: list[Any] = []
         self._vocabularies: list[Vocabulary] = []
-        self._aside = ThreadPoolExecutor(1)
+        self._aside = Aside()
         self._syncs = sync
 
     def _put(self, *data: memoryview) -> int:
@@ -106,19 +103,11 @@ class Sink:
             stored = data
             if self._compressor is not None:
                 stored = [self._compressor.shrink(np.concatenate(data))]
-            at, checksum = self._put_checked([piece.data for piece in stored])
-            slots.append(((at, _size(stored), ABSENT, _size(data))[:width], checksum))
+            raw = [piece.data for piece in stored]
+            checksum = self._aside.begin(self._encoding.checksum, raw)
+            slots.append(((self._put(*raw), _size(raw), ABSENT, _size(data))[:width], checksum))
         self._slabs.flush()
         return [(*slot[:2], checksum(), *slot[3:]) for slot, checksum in slots]
-
-    def _put_checked(self, data: Sequence[memoryview]) -> tuple[int, Callable[[], int]]:
-        """Write a buffer; return its offset, and what returns its checksum when it is there."""
-        kind = self._encoding.checksum
-        if _size(data) < ASIDE_BYTES[kind]:
-            found = OF_PIECES[kind](data)
-            return self._put(*data), lambda: found
-        aside = self._aside.submit(OF_PIECES[kind], data)
-        return self._put(*data), aside.result
 
     def seal(self, schema: Schema, metadata: dict[str, Any]) -> None:
         """Write what comes after the chunks, and wait for the disk."""
@@ -151,7 +140,7 @@ class Sink:
 
     def close(self) -> None:
         """Close the file as it is."""
-        self._aside.shutdown()
+        self._aside.close()
         os.close(self._file)
 
 
