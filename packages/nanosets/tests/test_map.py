@@ -4,7 +4,7 @@ import tempfile
 import numpy as np
 import pytest
 
-from nanorlhf.nanosets import Dataset, Ragged, SchemaError, calls, load_dataset, results
+from nanorlhf.nanosets import Dataset, Ragged, SchemaError, calls, load_dataset, parts, results
 
 
 @pytest.fixture
@@ -265,6 +265,15 @@ def test_large_answers_lie_in_a_temporary_file_that_goes_with_them(ds, tmp_path,
     del found
     gc.collect()
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("batch_size", "rows"), [(2, [8, 2]), (3, [9, 1]), (20, [9, 1])])
+def test_chunks_of_a_temporary_file_are_whole_batches(batch_size, rows, ds, monkeypatch):
+    monkeypatch.setattr(results, "MEMORY_BYTES", 30)
+    monkeypatch.setattr(parts, "PART_CHUNK_ROWS", 9)
+    found = ds.map(lambda row: {"n": row["i"]}, batch_size=batch_size)
+    assert found["n"].parts[0].chunk_rows.tolist() == rows
+    assert found["n"][:] == ds["i"][:]
 
 
 def test_arrays_that_are_alike_or_not_become_the_same_lists(ds):

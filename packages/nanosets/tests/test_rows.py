@@ -19,6 +19,8 @@ def test_skip_take_and_repeat_are_slices_and_products(ds):
         assert numbers(ds.skip(n)) == rows[n:]
         assert numbers(ds.take(n)) == rows[:n]
         assert numbers(ds.take(3).repeat(n)) == rows[:3] * n
+    assert ds.take(10)["i"].rows is None, "all rows need no numbers"
+    assert ds.take(9)["i"].rows is not None
     with pytest.raises(ValueError, match="n=-1 is negative; use 0 or more"):
         ds.skip(-1)
     with pytest.raises(ValueError, match="n=-1 is negative; use 0 or more"):

@@ -18,6 +18,8 @@ def select(ds: "Dataset", indices: Any) -> "Dataset":  # noqa: ANN401 - slice, r
     Raises:
         IndexError: A number is out of range.
     """
+    if isinstance(indices, range) and indices == range(len(ds)):
+        return ds  # all rows in order need no numbers
     picked = resolve(indices, len(ds))
     # Columns that came together share their row numbers; keep it so.
     done: dict[int, Ints] = {}
