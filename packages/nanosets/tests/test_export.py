@@ -88,7 +88,7 @@ def test_a_shuffled_file_is_saved_in_its_order_and_in_large_chunks(tmp_path):
 def test_blocks_to_gather_are_bounded_where_rows_grow_long():
     lengths = [1] * 3000 + [2000] * 50 + [100_000] + [1] * 500
     columns = {"t": [np.zeros(n, np.int8) for n in lengths], "i": range(len(lengths))}
-    ds = Dataset.from_dict(columns).select(range(len(lengths)))
+    ds = Dataset.from_dict(columns).select(np.arange(len(lengths)))
     found = cuts(ds.columns, max_rows=1000, max_bytes=20_000)
     assert [rows.start for rows in found] == [0] + [rows.stop for rows in found[:-1]]
     assert found[-1].stop == len(lengths)

@@ -44,7 +44,7 @@ def test_sort_follows_its_definition(values, dtype, reverse, place):
     ds = Dataset.from_dict(columns, features={"v": dtype, "at": "int64"})
     want = sorted_by_definition(values, reverse=reverse, first=place == "at_start")
     assert ds.sort("v", reverse=reverse, null_placement=place)["at"][:] == want
-    twice = concatenate_datasets([ds.select([]), ds]).select(range(len(values)))
+    twice = concatenate_datasets([ds.select([]), ds]).select(np.arange(len(values)))
     assert twice.sort("v", reverse=reverse, null_placement=place)["at"][:] == want
 
 
