@@ -1,6 +1,6 @@
 """Checksums of large buffers, computed by another thread while their bytes are written.
 
-Both leave Python to itself. A crc32 takes longer than the write does, so it is cut into spans:
+Neither holds up Python meanwhile. A crc32 takes longer than the write, so it is cut into spans:
 those that the thread has not begun when all is written are computed by whoever asks for the sum.
 """
 
@@ -24,7 +24,12 @@ class Aside:
         self._thread = ThreadPoolExecutor(1)
 
     def begin(self, kind: Checksum, data: Pieces) -> Callable[[], int]:
-        """Begin with the checksum of bytes in pieces; return what waits for it and returns it."""
+        """Begin with the checksum of bytes in pieces; return what waits for it and returns it.
+
+        Args:
+            kind: Which checksum.
+            data: The bytes, end to end; they must not change before the checksum is there.
+        """
         of, size = OF_PIECES[kind], sum(map(len, data))
         if size < ASIDE_BYTES[kind]:
             found = of(data)
@@ -48,7 +53,7 @@ class Aside:
 def _shared(
     of: Callable[[Pieces], int], spans: Sequence[Pieces], begun: Sequence["Future[int]"]
 ) -> list[int]:
-    """Return the checksum of each span; compute those here, from the last on, that wait."""
+    """Return the checksum of each span; those that still wait are computed here, last first."""
     last: list[int] = []
     for span, future in zip(reversed(spans), reversed(begun), strict=True):
         if not future.cancel():

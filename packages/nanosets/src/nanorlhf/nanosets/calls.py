@@ -145,7 +145,7 @@ class ColumnsOf:
         batched = self.call.batched
         if answers is None or (not batched and all(answer is None for answer in answers)):
             return None
-        if batched and not isinstance(answers, dict | Mapping):
+        if batched and not isinstance(answers, Mapping):
             kind = type(answers).__name__
             raise SchemaError("", f"a mapped function returns a dict or None, not a {kind}")
         if _is_lazy(answers):

@@ -45,7 +45,7 @@ class Part(ABC):
 
     @cached_property
     def _starts(self) -> list[int]:
-        """The same as a list, in which Python finds one row sooner."""
+        """``starts`` as a list, in which Python finds one row sooner."""
         found: list[int] = self.starts.tolist()
         return found
 

@@ -22,7 +22,7 @@ def owned_columns(named: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def owned_column(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
-    """Return a column as no array which can be written to.
+    """Return a column, or a copy if it is an array that can be written to.
 
     A list is left as it is: to make a column of it copies it.
     """
