@@ -3,7 +3,7 @@ from collections import defaultdict
 import numpy as np
 import pytest
 
-from nanorlhf.nanosets import Dataset, Ragged, SchemaError
+from nanorlhf.nanosets import Dataset, Ragged, SchemaError, Writer, load_from_disk
 from nanorlhf.nanosets.build import build, first_bad, table
 
 
@@ -86,6 +86,10 @@ def test_a_key_that_only_a_later_row_has_is_a_null_before():
         ([{"a": 1}, 7], "row 1, field '': a row is a mapping, not 7; give a dict"),
         ([{"a": np.ones(1)}, {"a": np.ones((1, 1))}], r"row 1, .*arrays of \[1, 2\] dimensions"),
         ([{"a": [np.int64(-1)]}, {"a": [np.uint64(1)]}], "holds both"),
+        ([{"a": 1j}], "field 'a': complex is no column type"),
+        ([{"a": np.array([1j])}], r"field 'a\[\]': complex128 is no column type"),
+        ([{"a": np.zeros(1, "i4,i4")}], r"field 'a\[\]': void is no column type"),
+        ([{"a": np.zeros(1, "m8[s]")}], r"field 'a\[\]': timedelta64 is no column type"),
     ],
 )
 def test_a_value_without_a_type_is_named_by_row_and_field(rows, message):
@@ -104,6 +108,33 @@ def test_a_value_without_a_type_is_named_by_row_and_field(rows, message):
 def test_what_is_no_column_is_refused(values, message):
     with pytest.raises(SchemaError, match=message):
         Dataset.from_dict({"a": values})
+
+
+@pytest.mark.parametrize("dtype", ["u1", "i2", ">i4", "<u8", ">u8", "i8"])
+def test_rows_end_to_end_may_have_offsets_of_any_integers(dtype, tmp_path):
+    rows = Ragged(np.arange(3), np.array([0, 1, 1, 3], dtype))
+    with Writer(tmp_path / "a.nano") as writer:
+        writer.write_batch({"x": rows})
+        writer.write_batch({"x": rows})
+    found = load_from_disk(tmp_path / "a.nano")["x"]
+    assert [x.tolist() for x in found] == [[0], [], [1, 2]] * 2
+
+
+@pytest.mark.parametrize(
+    ("values", "offsets", "message"),
+    [
+        (np.arange(3), [1, 3], "'x': offsets run from 0 up to the 3 values"),
+        (np.arange(3), [0, 2], "'x': offsets run from 0 up to the 3 values"),
+        (np.arange(3), [0, 2, 1, 3], "'x': offsets run from 0 up to the 3 values"),
+        (np.arange(3), [0, 4], "'x': offsets run from 0 up to the 3 values"),
+        (np.arange(3), [], r"not int64 \[3\] and float64 \[0\]"),
+        (np.arange(3), [0.0, 3.0], r"not int64 \[3\] and float64 \[2\]"),
+        (np.zeros((3, 1)), [0, 3], r"not float64 \[3, 1\] and int64 \[2\]"),
+    ],
+)
+def test_rows_end_to_end_are_all_of_the_values(values, offsets, message):
+    with pytest.raises(SchemaError, match=message):
+        Dataset.from_dict({"x": Ragged(values, np.array(offsets))})
 
 
 def test_columns_of_different_length_are_refused():

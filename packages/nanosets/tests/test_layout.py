@@ -13,8 +13,10 @@ import pytest
 from nanorlhf.nanosets import CorruptFileError, SchemaError, Writer, reader
 from nanorlhf.nanosets.build import build
 from nanorlhf.nanosets.column import Column
-from nanorlhf.nanosets.layout import MAX_WEIGHTLESS
+from nanorlhf.nanosets.convert import convert
+from nanorlhf.nanosets.layout import MAX_WEIGHTLESS, lists_weightless, weightless
 from nanorlhf.nanosets.reader import File
+from nanorlhf.nanosets.types import parse
 
 FEATURES = {
     "bin": "binary",
@@ -201,6 +203,32 @@ def test_a_list_of_nulls_longer_than_a_reader_allows_is_split_or_refused(tmp_pat
     match = f"a list of nulls holds {2 * half} values that take no bytes, a file {MAX_WEIGHTLESS}"
     with pytest.raises(SchemaError, match=match), Writer(tmp_path / "a.nano") as writer:
         writer.write_batch({"x": build([[None] * (2 * half)])})
+
+
+@pytest.mark.parametrize(
+    ("dtype", "value", "weight"),
+    [
+        ("list<null>", [None, None], 2),
+        ("large_list<null>", [None, None], 2),
+        ("fixed_list<null, 2>", [None, None], 2),
+        ("list<struct<>>", [{}, {}], 2),
+        ("list<fixed_list<utf8, 0>>", [[], []], 2),
+        ("list<list<null>>", [[None], [None]], 2),
+        ("fixed_list<list<null>, 1>", [[None, None]], 2),
+        ("large_list<list<null>>", [[None, None]], 2),
+        ("struct<a: int8, b: list<null>>", {"a": 1, "b": [None, None]}, 2),
+        ("list<struct<a: null>>", [{"a": None}] * 2, 2),
+        ("list<int8>", [1, 2], 0),
+        ("list<struct<a: null, b: bool>>", [{"a": None, "b": True}], 0),
+        ("list<utf8>", ["a"], 0),
+        ("null", None, 0),
+        ("fixed_list<fixed_list<bool, 1>, 2>", [[True], [False]], 0),
+    ],
+)
+def test_types_tell_whether_lists_may_hold_what_takes_no_bytes(dtype, value, weight):
+    array = convert(build([value]), parse(dtype))
+    assert weightless(array) == weight
+    assert lists_weightless(array.dtype) == (weight > 0)
 
 
 def test_a_tensor_with_a_null_inside_is_refused(make):

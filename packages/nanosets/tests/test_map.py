@@ -268,7 +268,9 @@ def test_large_answers_lie_in_a_temporary_file_that_goes_with_them(ds, tmp_path,
 
 
 @pytest.mark.parametrize(("batch_size", "rows"), [(2, [8, 2]), (3, [9, 1]), (20, [9, 1])])
-def test_chunks_of_a_temporary_file_are_whole_batches(batch_size, rows, ds, monkeypatch):
+def test_chunks_of_a_temporary_file_are_whole_batches_if_they_fit(
+    batch_size, rows, ds, monkeypatch
+):
     monkeypatch.setattr(results, "MEMORY_BYTES", 30)
     monkeypatch.setattr(parts, "PART_CHUNK_ROWS", 9)
     found = ds.map(lambda row: {"n": row["i"]}, batch_size=batch_size)

@@ -90,6 +90,14 @@ def test_tensors_are_copied_too():
         assert Dataset.from_dict(kept)["x"][:] == [0, 1, 2]
 
 
+def test_columns_of_pandas_are_copied_though_they_are_arrow_arrays_too():
+    pandas = pytest.importorskip("pandas")
+    series = pandas.Series([1.5, 2.5])
+    kept = owned_columns({"x": series})
+    series.iloc[:] = 0
+    assert Dataset.from_dict(kept)["x"][:] == [1.5, 2.5]
+
+
 def test_what_cannot_change_is_not_copied():
     array = np.frombuffer(b"abc", np.uint8)
     assert owned_columns({"x": array})["x"] is array

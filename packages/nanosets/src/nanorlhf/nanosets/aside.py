@@ -1,7 +1,7 @@
 """Checksums of large buffers, computed by another thread while their bytes are written.
 
-Neither holds up Python meanwhile. A crc32 takes longer than the write, so it is cut into spans:
-those that the thread has not begun when all is written are computed by whoever asks for the sum.
+Neither holds up Python meanwhile. What the thread has not begun when all is written is computed by
+whoever asks for the sum; a crc32, which takes longer than the write, is cut into spans for that.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,7 +12,8 @@ from .checksum import OF_PIECES, Checksum, crc32_joined
 ASIDE_BYTES: dict[Checksum, int] = {"crc32": 512 << 10, "xxh3_64": 4 << 20}
 """Bytes of a buffer from which its checksum takes longer than to hand it to another thread."""
 SPAN_BYTES = 4 << 20
-"""Bytes of a span: a millisecond, and a power of two, whose crc32s are quick to join."""
+"""Bytes of a span: a millisecond. All but the last are of one size, so that what it takes to join
+crc32s of that size is worked out once."""
 
 Pieces = Sequence[memoryview]
 

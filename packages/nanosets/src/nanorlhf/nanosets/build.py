@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from .arrays import Array, Nulls
 from .bits import Bits, Mask
-from .build_arrays import lists_of_alike, lists_of_some
+from .build_arrays import lists_of_alike, lists_of_ragged, lists_of_some
 from .build_flat import build_bools, build_bytes, build_numbers, build_text, filled, validity
 from .build_times import build_times
 from .errors import SchemaError
@@ -47,7 +47,7 @@ def build(values: Any, *, field: str = "") -> Array:  # noqa: ANN401 - whatever 
     if isinstance(values, Array):
         return values
     if isinstance(values, Ragged):
-        return lists(values.offsets, flat_array(as_array(values.values), field))
+        return lists_of_ragged(values, field)
     if isinstance(values, str | bytes | Mapping):
         kind = type(values).__name__
         raise SchemaError(
@@ -144,9 +144,10 @@ def _short(value: object) -> str:
 
 def _family(kind: type, field: str) -> str:
     for family, kinds in _FAMILIES.items():
-        if issubclass(kind, kinds):
+        # A numpy timedelta is an integer, to numpy.
+        if issubclass(kind, kinds) and not issubclass(kind, np.timedelta64):
             return family
-    if hasattr(kind, "__array__"):
+    if hasattr(kind, "__array__") and not issubclass(kind, np.generic):
         return "array"
     raise SchemaError(
         field, f"{kind.__name__} is no column type; convert to bool, int, float, str, list or dict"

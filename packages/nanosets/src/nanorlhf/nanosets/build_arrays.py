@@ -10,15 +10,34 @@ from numpy.typing import NDArray
 
 from .bits import Mask
 from .convert import concat, convert
-from .gather import Ints, offsets_of
+from .errors import SchemaError
+from .gather import Ints, Ragged, offsets_of
 from .nested import Lists, lists
 from .types import unify
-from .vectors import flat_array, is_flat
+from .vectors import as_array, flat_array, is_flat
 
 DTYPE, NDIM = attrgetter("dtype"), attrgetter("ndim")
 
 
-def lists_of_alike(rows: Sequence[NDArray[Any]], field: str) -> Lists | None:
+def lists_of_ragged(rows: Ragged, field: str) -> Lists:
+    """Return rows that lie end to end as lists, over the same memory if they can be.
+
+    Raises:
+        SchemaError: The offsets do not run from 0 up to the values, or no type holds these.
+    """
+    values, offsets = as_array(rows.values), as_array(rows.offsets)
+    if values.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
+        shapes = f"{values.dtype} {list(values.shape)} and {offsets.dtype} {list(offsets.shape)}"
+        rule = "rows end to end are values and integer offsets, both 1-d, one more than rows"
+        raise SchemaError(field, f"{rule}, not {shapes}")
+    offsets = offsets.astype(np.int64, copy=False)
+    if offsets[0] != 0 or offsets[-1] != len(values) or (offsets[1:] < offsets[:-1]).any():
+        rule = f"offsets run from 0 up to the {len(values)} values, these do not; mend them"
+        raise SchemaError(field, rule)
+    return lists(offsets, flat_array(values, field))
+
+
+def lists_of_alike(rows: Sequence[Any], field: str) -> Lists | None:
     """Return flat arrays of one dtype, as most functions return them, as lists; else None.
 
     Args:

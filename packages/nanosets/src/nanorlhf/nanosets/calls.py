@@ -234,8 +234,4 @@ def _ragged(name: str, values: Any) -> Any:  # noqa: ANN401 - whatever the funct
     if flat.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
         rule = "a pair of arrays is (values, offsets), both 1-d; give a list for two rows"
         raise SchemaError(name, rule)
-    offsets = offsets.astype(np.int64, copy=False)
-    if offsets[0] != 0 or offsets[-1] != len(flat) or (np.diff(offsets) < 0).any():
-        rule = f"offsets run from 0 up to the {len(flat)} values, these do not; mend them"
-        raise SchemaError(name, rule)
     return Ragged(flat, offsets)

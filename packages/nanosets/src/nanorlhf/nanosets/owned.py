@@ -17,12 +17,12 @@ FIXED = frozenset({str, int, float, bool})
 
 
 def owned_columns(named: Mapping[str, Any]) -> dict[str, Any]:
-    """Return named columns that nobody can change later."""
+    """Return named columns as ``owned_column`` does each."""
     return {name: owned_column(values) for name, values in named.items()}
 
 
 def owned_column(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
-    """Return a column, or a copy if it is an array that can be written to.
+    """Return a column, or a copy if it is an array whose memory can be written to.
 
     A list is left as it is: to make a column of it copies it.
     """
@@ -33,7 +33,9 @@ def owned_column(values: Any) -> Any:  # noqa: ANN401 - a column, or a value
     if isinstance(values, np.generic) or not hasattr(values, "__array__"):
         return values
     if hasattr(values, "__arrow_c_stream__") or hasattr(values, "__arrow_c_array__"):
-        return values  # of an Arrow library, whose arrays do not change
+        # Arrays of Arrow libraries do not change; a column of pandas, which is one too, may.
+        pandas = type(values).__module__.partition(".")[0] == "pandas"
+        return values.copy() if pandas else values
     array = as_array(values)
     return array.copy() if _may_change(array) else array
 

@@ -17,8 +17,9 @@ from .workers import Done, Share
 from .writer import Writer
 
 PART_CHUNK_ROWS = 4096
-"""Rows of a chunk of a part, about: a few MiB, which the processor's cache still holds when they
-are written, and the C library keeps for the next chunk and does not give back to the system."""
+"""Rows of a chunk of a part at most, whole batches where they fit: a few MiB, which the processor's
+cache still holds when they are written, and the C library keeps for the next chunk and does not
+give back to the system."""
 
 
 def folder_for(output: str | Path | None) -> str:
