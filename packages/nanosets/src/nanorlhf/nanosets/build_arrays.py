@@ -28,8 +28,8 @@ def lists_of_ragged(rows: Ragged, field: str) -> Lists:
     values, offsets = as_array(rows.values), as_array(rows.offsets)
     if values.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
         shapes = f"{values.dtype} {list(values.shape)} and {offsets.dtype} {list(offsets.shape)}"
-        rule = "rows end to end are values and integer offsets, both 1-d, one more than rows"
-        raise SchemaError(field, f"{rule}, not {shapes}")
+        rule = "a pair of arrays is (values, offsets), both 1-d and the offsets integers"
+        raise SchemaError(field, f"{rule}, not {shapes}; give a list for two rows")
     offsets = offsets.astype(np.int64, copy=False)
     if offsets[0] != 0 or offsets[-1] != len(values) or (offsets[1:] < offsets[:-1]).any():
         rule = f"offsets run from 0 up to the {len(values)} values, these do not; mend them"

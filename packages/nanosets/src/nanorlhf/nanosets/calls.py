@@ -152,7 +152,7 @@ class ColumnsOf:
             answers, batched = self._completed(answers), True
         if batched:
             # The function may fill the same arrays again for the next batch.
-            found = columns({n: owned_column(_ragged(n, v)) for n, v in answers.items()})
+            found = columns({n: owned_column(_ragged(v)) for n, v in answers.items()})
         else:
             found = table(answers)
         if not found.children:
@@ -225,13 +225,9 @@ def mask_of(call: Call, rows: Range) -> Mask:
     return mask
 
 
-def _ragged(name: str, values: Any) -> Any:  # noqa: ANN401 - whatever the function returns
+def _ragged(values: Any) -> Any:  # noqa: ANN401 - whatever the function returns
     """Return a plain pair of arrays, the short way to write it, as ``Ragged``."""
     pair = type(values) is tuple and len(values) == 2
     if not pair or not all(isinstance(part, np.ndarray) for part in values):
         return values
-    flat, offsets = values
-    if flat.ndim != 1 or offsets.ndim != 1 or offsets.dtype.kind not in "iu" or not len(offsets):
-        rule = "a pair of arrays is (values, offsets), both 1-d; give a list for two rows"
-        raise SchemaError(name, rule)
-    return Ragged(flat, offsets)
+    return Ragged(*values)

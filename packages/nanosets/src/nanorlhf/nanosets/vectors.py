@@ -38,7 +38,7 @@ def flat_array(array: NDArray[Any], field: str) -> Array:
     Raises:
         SchemaError: No type of ours holds its elements.
     """
-    dtype = number_of(array.dtype)
+    dtype = _number(array.dtype)
     if dtype is not None:
         return Numbers(dtype, np.ascontiguousarray(array, dtype.numpy))
     if array.dtype == np.bool_:
@@ -51,7 +51,7 @@ def flat_array(array: NDArray[Any], field: str) -> Array:
 
 
 @lru_cache(maxsize=64)
-def number_of(dtype: np.dtype[Any]) -> Number | None:
+def _number(dtype: np.dtype[Any]) -> Number | None:
     """Return the type of numbers of a numpy dtype, None for what is no number or a wider one."""
     name = dtype.name  # which takes numpy long
     return Number(name) if dtype.kind in "iuf" and name in NUMBERS else None
