@@ -12,9 +12,11 @@ it is opened, places of buffers and offsets when a column is first touched. Like
 like, in turn, so that all meet the machine in the same moods. Before each repeat of what writes a
 file the outputs of earlier ones are removed and dirty pages brought to the disk, for every library:
 nobody pays for what another wrote, and nobody waits for the disk but in the rows named fsync. Then
-as much memory as it will write is taken and freed: a virtual machine may have given it to its host.
-Maps in several processes are repeated in one program, as one does to a data set: ours then finds
-the interpreter from which workers are forked, which the first of them started.
+the script rests while a virtual machine gives free memory back to its host, and takes and frees as
+much as will be written: to get it again takes longer than to write to it, and without the rest some
+repeats had to and some had not. Maps in several processes are repeated in one program, as one does
+to a data set: ours then finds the interpreter from which workers are forked, which the first of
+them started.
 """
 
 import argparse
