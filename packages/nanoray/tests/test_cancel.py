@@ -1,3 +1,4 @@
+import asyncio
 import contextlib
 import os
 import signal
@@ -218,6 +219,54 @@ def test_a_method_that_waits_is_dropped_and_one_that_runs_goes_on(ray, tmp_path,
     assert ray.get(refs[0], timeout=WAIT_S) == [0, 1]
     assert ray.get(behind, timeout=WAIT_S) == [0, 1, 4]
     ray.cancel(late)
+
+
+class Deaf:
+    """An actor whose process never meets the signal, as if that came just before a wait."""
+
+    def __init__(self):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+        self.is_open = False
+
+    def held(self, mark):
+        while not self.is_open:
+            mark.touch()
+            time.sleep(0.01)
+
+    def open(self):
+        self.is_open = True
+
+
+class DeafLooped:
+    """The same with an event loop."""
+
+    def __init__(self):
+        Deaf.__init__(self)
+
+    async def held(self, mark):
+        mark.touch()
+        await asyncio.sleep(WAIT_S)
+
+    async def open(self):
+        pass
+
+
+@pytest.mark.parametrize("cls", [Deaf, DeafLooped])
+def test_a_method_that_waits_is_dropped_though_the_signal_comes_too_early(
+    ray, cls, tmp_path, until
+):
+    actor = ray.remote(cls).options(max_concurrency=2).remote()
+    marks = [tmp_path / str(number) for number in range(3)]
+    running = [actor.held.remote(mark) for mark in marks[:2]]
+    assert until(lambda: all(mark.exists() for mark in marks[:2]))
+    queued = actor.held.remote(marks[2])
+    time.sleep(0.05)  # so that the process waits for messages
+    ray.cancel(queued)
+    with pytest.raises(ray.TaskCancelledError, match="was cancelled"):
+        ray.get(queued, timeout=WAIT_S / 3)
+    assert ray.wait(running, timeout=0.1)[0] == []
+    assert not marks[2].exists()
+    ray.kill(actor)
 
 
 def test_a_cancelled_task_is_not_retried_after_a_crash(ray, tmp_path, until):

@@ -57,6 +57,7 @@ class LoopActor:
         fd = self._link.lead(on_arrival)
         self._interrupts.on_cancel = on_arrival
         loop.add_reader(fd, self._read)
+        loop.add_reader(self._interrupts.fd, self._interrupts.take)
         self._go_on()
         await loop.create_future()
 

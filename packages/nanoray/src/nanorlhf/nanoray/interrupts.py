@@ -8,6 +8,9 @@ call is what the main thread runs now::
       user code                    <- here: raise
         nanoray.get()              <- here not, or a message or a lock would be lost half-way;
           poll(socket, pipe)          the wait below ends by itself, else the handler looks again
+
+A signal that comes just before a wait does not end it, and Python runs the handler when it is over.
+So who waits for messages where a call may be cancelled waits for the pipe, too.
 """
 
 import _thread
@@ -44,8 +47,9 @@ class Interrupts:
         self.fd = fd
         self.cancelled: set[int] = set()
         """Calls that are to end without a result; whoever ends one takes it out."""
-        self.on_cancel: Callable[[], None] = lambda: None
-        """Called in the main thread, between any two instructions, after one has come in."""
+        self.on_cancel: Callable[[], None] | None = None
+        """Called after some have come in, in any thread and between any two instructions; None
+        where no other calls wait while one runs."""
         self.running = 0
         """The call that may be interrupted now; 0 for none."""
         self._struck = 0
@@ -68,13 +72,20 @@ class Interrupts:
         finally:
             self.running = 0
 
+    @property
+    def end_waits(self) -> bool:
+        """Whether a wait for messages is to end when a call is cancelled."""
+        return bool(self.running) or self.on_cancel is not None
+
     def take(self) -> None:
-        """Read the pipe."""
+        """Read the pipe, and tell of what was in it."""
         try:
             data = os.read(self.fd, _CHUNK)
         except BlockingIOError:
             return
         self.cancelled.update(call_id for (call_id,) in _ID.iter_unpack(data))
+        if self.on_cancel is not None:
+            self.on_cancel()
 
     def check(self) -> None:
         """Raise in the thread whose call is cancelled, the first time only.
@@ -94,7 +105,6 @@ class Interrupts:
             _thread.start_new_thread(self._look_again, ())
             return
         self.take()
-        self.on_cancel()
         if where == "user":
             self.check()
 

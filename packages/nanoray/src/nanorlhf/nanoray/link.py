@@ -258,7 +258,7 @@ class WorkerLink:
 
     def _receive(self, timeout_s: float | None) -> list[Message]:
         """Return the messages of one read; none when a call is cancelled meanwhile."""
-        if not self._interrupts.running:
+        if not self._interrupts.end_waits:
             return self._connection.receive(timeout_s)
         ready = dict(self._either.poll(None if timeout_s is None else timeout_s * 1000))
         if self._interrupts.fd in ready:
