@@ -14,9 +14,9 @@ file the outputs of earlier ones are removed and dirty pages brought to the disk
 nobody pays for what another wrote, and nobody waits for the disk but in the rows named fsync. Then
 the script rests while a virtual machine gives free memory back to its host, and takes and frees as
 much as will be written: to get it again takes longer than to write to it, and without the rest some
-repeats had to and some had not. Maps in several processes are repeated in one program, as one does
-to a data set: ours then finds the interpreter from which workers are forked, which the first of
-them started.
+repeats had to and some had not. What runs for more than two seconds, as the maps of HF datasets,
+meets it all the same. Maps in several processes are repeated in one program, as one does to a data
+set: ours then finds the interpreter from which workers are forked, which the first of them started.
 """
 
 import argparse

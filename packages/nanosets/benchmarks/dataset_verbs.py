@@ -42,7 +42,7 @@ def maps(results, ours, hf, folder):
     """
     cache = folder / "mapped.arrow"
 
-    def in_turn(case, runs, megabytes=MAPPED_MB):
+    def in_turn(case, runs, megabytes):
         """Time functions in turn, each so many times, so that all meet the same moods."""
         values = {impl: [] for impl in runs}
         for turn in range(max(repeats for _, repeats in runs.values())):
@@ -87,14 +87,13 @@ def maps(results, ours, hf, folder):
             }
         in_turn(case, runs, MAPPED_MB if alone else WIDENED_MB)
 
-    everything = len(ours)
     added, turned = "map, a column of int32 arrays added", "map, strings alone to int32 arrays"
     for name, alone in ((added, False), (turned, True)):
         for way, batched, repeats in (("batched", True, (5, 5)), ("row by row", False, (3, 1))):
             case = f"{name}, {way}"
             function = ids_of_batch if batched else ids_of_row
             how = {"alone": alone, "batched": batched, "repeats": repeats, "processes": (1, 2)}
-            compared(case, everything, function, **how)
+            compared(case, len(ours), function, **how)
             results.goal(case, 4, against="HF datasets")
             results.goal(case, 1.5, impl="nanosets, 2 processes", against="nanosets")
     out = folder / "mapped.nano"
